@@ -1,0 +1,186 @@
+// The algorithm: block-coordinate descent to find the faces and active groups, then Newton steps to the certificate.
+#pragma once
+
+#include <cmath>
+
+#include "core/arena.h"
+#include "core/block_descent.h"
+#include "core/dual_state.h"
+#include "core/first_order.h"
+#include "core/macros.h"
+#include "core/newton.h"
+#include "core/task.h"
+#include "core/working_set.h"
+
+SPARSESVM_BEGIN
+
+template <class Passes, typename T>
+class DualSolver {
+ public:
+  // Takes all scratch memory for tasks of this batch's size; with a null arena this only measures.
+  DualSolver(const Batch<T>& batch, Arena& arena) {
+    const index n = batch.n_samples, m = batch.n_features, k = batch.n_way, groups = m / batch.group_size;
+    task_ = Task<T>::take(arena, batch);
+    state_ = DualState<Passes, T>::take(arena, n, m, k, groups);
+    best_ = arena.take<double>(n * k);
+    set_ = WorkingSet<T>::take(arena, n, m, k, groups);
+    block_ = BlockScratch::take(arena, k);
+    newton_ = NewtonScratch::take(arena, n, k, groups);
+    first_order_ = FirstOrderScratch::take(arena, n, m, k);
+  }
+
+  void solve(const SolveArguments<T>& arguments, index number) {
+    task_.bind(arguments.batch, number);
+    newton_.has_gram = false;
+    first_order_.lipschitz = 0;
+    start(arguments, number);
+    index iterations = 0;
+    const Status status = iterate(arguments.tol * task_.total_weight, arguments.max_iter, iterations);
+    write(arguments, number, status, iterations);
+  }
+
+ private:
+  void start(const SolveArguments<T>& arguments, index number) {
+    const index k = task_.k;
+    const double others = k > 1 ? 1.0 / static_cast<double>(k - 1) : 0.0;
+    for (index i = 0; i < task_.n; ++i) {
+      double* row = state_.dual + i * k;
+      if (arguments.init_dual != nullptr) {
+        const double* given = arguments.init_dual + (number * arguments.batch.n_samples + task_.sample[i]) * k;
+        for (index l = 0; l < k; ++l) row[l] = task_.weight[i] * given[l];
+        project_simplex(row, k, task_.weight[i]);
+      } else {
+        for (index l = 0; l < k; ++l) row[l] = task_.weight[i] * (k == 1 ? 1.0 : (task_.label[i] == l ? 0.0 : others));
+      }
+    }
+    warm_ = arguments.init_dual != nullptr;
+  }
+
+  Status iterate(double target, index max_iter, index& iterations) {
+    double best_gap = 0, reference_gap = 0;
+    index since_progress = 0, stalls = 0;
+    bool prefer_first_order = false;
+    for (iterations = 0;; ++iterations) {
+      state_.evaluate(task_, state_.dual);
+      state_.certify(task_);
+      if (!(state_.gap <= 1e300) || !(state_.objective <= 1e300)) return Status::non_finite;
+      best_is_current_ = iterations == 0 || state_.gap < best_gap;
+      if (best_is_current_) {
+        best_gap = state_.gap;
+        keep_best();
+      }
+      if (best_gap <= target) return Status::converged;
+      if (iterations == max_iter) return Status::max_iter;
+      if (iterations == 0 || best_gap < 0.5 * reference_gap) {
+        reference_gap = best_gap;
+        since_progress = 0;
+        stalls = 0;
+        prefer_first_order = false;
+      } else if (++since_progress >= 5) {
+        since_progress = 0;
+        prefer_first_order = !prefer_first_order;
+        if (++stalls >= 8) return Status::stalled;
+      }
+      advance(target, iterations, prefer_first_order);
+    }
+  }
+
+  // One outer iteration.
+  void advance(double target, index iteration, bool prefer_first_order) {
+    if (task_.lambda1 > 0) {
+      set_.gather(task_, state_.norm, 0.8);
+      if (iteration == 0 && !warm_) {
+        descend(8);
+        return;
+      }
+    }
+    NewtonStep<Passes, T> newton(task_, state_, set_, newton_);
+    if (!prefer_first_order && newton.step(target)) {
+      if (task_.lambda1 > 0) {
+        // The model ignores columns that the step activates; a sweep over the working set repairs that.
+        state_.evaluate(task_, state_.dual);
+        set_.gather(task_, state_.norm, 0.8);
+        descend(1);
+      }
+      return;
+    }
+    FirstOrder<Passes, T> first_order(task_, state_, first_order_);
+    first_order.run(50);
+  }
+
+  void descend(index sweeps) {
+    set_.load_v(task_, state_.v);
+    BlockDescent<Passes, T> descent(task_, state_, set_, block_);
+    for (index pass = 0; pass < sweeps; ++pass) descent.sweep(pass);
+  }
+
+  void keep_best() {
+    for (index e = 0; e < task_.n * task_.k; ++e) best_[e] = state_.dual[e];
+  }
+
+  // A group whose norm exceeds lambda1 by rounding alone is inactive: where the dual is not unique an exact solution may sit on the
+  // threshold, and counting such a group would change the gradient. Its effect on the objective is of second order.
+  static constexpr double threshold_slack = 1 + 1e-9;
+
+  // Outputs at the best dual found; weights follow from it by the link.
+  void write(const SolveArguments<T>& arguments, index number, Status status, index iterations) {
+    const Batch<T>& batch = arguments.batch;
+    const index k = task_.k, m = task_.m;
+    if (!best_is_current_) {
+      for (index e = 0; e < task_.n * k; ++e) state_.dual[e] = best_[e];
+      state_.evaluate(task_, state_.dual);
+      state_.certify(task_);
+    }
+    const bool finite = status != Status::non_finite;
+    const double nan = __builtin_nan("");
+    T* weights = arguments.weights + number * k * m;
+    for (index b = 0; b < task_.n_groups; ++b) {
+      const bool on = state_.norm[b] > threshold_slack * task_.lambda1;
+      arguments.active[number * task_.n_groups + b] = finite && on;
+      for (index l = 0; l < k; ++l) {
+        for (index e = l * m + b * task_.group_size; e < l * m + (b + 1) * task_.group_size; ++e) {
+          weights[e] = static_cast<T>(finite ? (on ? state_.w[e] : 0.0) : nan);
+        }
+      }
+    }
+    T* dual = arguments.dual + number * batch.n_samples * k;
+    write_absent(batch, number, dual);
+    for (index i = 0; i < task_.n; ++i) {
+      for (index l = 0; l < k; ++l) dual[task_.sample[i] * k + l] = static_cast<T>(state_.dual[i * k + l] / task_.weight[i]);
+    }
+    arguments.gap[number] = finite ? state_.gap : nan;
+    arguments.objective[number] = finite ? state_.objective : nan;
+    arguments.n_iter[number] = iterations;
+    arguments.status[number] = static_cast<std::int8_t>(status);
+  }
+
+  // Samples of weight zero take the probabilities they would have if their weight grew. Their features may be anything.
+  void write_absent(const Batch<T>& batch, index number, T* dual) {
+    const index k = task_.k;
+    double* scores = state_.sample;
+    for (index i = 0; i < batch.n_samples; ++i) {
+      if (batch.sample_weight[number * batch.n_samples + i] > 0) continue;
+      const T* row = batch.features + number * batch.task_stride + i * batch.row_stride;
+      const index label = batch.labels[number * batch.n_samples + i];
+      for (index l = 0; l < k; ++l) scores[l] = 0;
+      Passes::add_products(&row, 1, state_.w, task_.m, k, task_.m, 1.0, scores, k);
+      for (index l = 0; l < k; ++l) {
+        if (!(std::fabs(scores[l]) <= 1e300)) scores[l] = 0;
+      }
+      best_response(scores, label, k, task_.smoothing, scores + k);
+      for (index l = 0; l < k; ++l) dual[i * k + l] = static_cast<T>(scores[k + l]);
+    }
+  }
+
+  Task<T> task_;
+  DualState<Passes, T> state_;
+  double* best_;
+  WorkingSet<T> set_;
+  BlockScratch block_;
+  NewtonScratch newton_;
+  FirstOrderScratch first_order_;
+  bool warm_ = false;
+  bool best_is_current_ = false;
+};
+
+SPARSESVM_END

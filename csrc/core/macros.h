@@ -1,0 +1,18 @@
+// Compile-time switches of the core.
+//
+// The core is compiled once per instruction set. SPARSESVM_VARIANT names the set and becomes an inline namespace, so that the
+// copies never share a symbol: a linker that merged them could hand AVX-512 code to a processor without it.
+#pragma once
+
+#ifndef SPARSESVM_VARIANT
+#define SPARSESVM_VARIANT base
+#endif
+
+#define SPARSESVM_BEGIN \
+  namespace sparsesvm { \
+  inline namespace SPARSESVM_VARIANT {
+#define SPARSESVM_END \
+  }                   \
+  }
+
+#define SPARSESVM_INLINE inline __attribute__((always_inline))

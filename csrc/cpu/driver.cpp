@@ -1,0 +1,139 @@
+#include "cpu/driver.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+
+namespace sparsesvm::cpu {
+namespace {
+
+struct Level {
+  const char* name;
+  KernelSet kernels;
+  bool supported;
+};
+
+std::vector<Level> levels() {
+  std::vector<Level> found{{"base", kernels_base(), true}};
+#ifdef SPARSESVM_HAVE_X86_LEVELS
+  found.push_back({"v3", kernels_v3(), static_cast<bool>(__builtin_cpu_supports("x86-64-v3"))});
+  found.push_back({"v4", kernels_v4(), static_cast<bool>(__builtin_cpu_supports("x86-64-v4"))});
+#endif
+  return found;
+}
+
+// The best level of this processor, or the one named by the environment variable SPARSESVM_SIMD.
+Level choose_level() {
+  const std::vector<Level> all = levels();
+  const char* wanted = std::getenv("SPARSESVM_SIMD");
+  if (wanted != nullptr && *wanted != '\0') {
+    for (const Level& level : all) {
+      if (level.name == std::string(wanted)) {
+        if (!level.supported) throw std::runtime_error("SPARSESVM_SIMD=" + std::string(wanted) + " is not supported by this processor");
+        return level;
+      }
+    }
+    throw std::runtime_error("SPARSESVM_SIMD must be base, v3 or v4, and v3 and v4 need an x86-64 build; got " + std::string(wanted));
+  }
+  Level best = all.front();
+  for (const Level& level : all) {
+    if (level.supported) best = level;
+  }
+  return best;
+}
+
+const Level& level() {
+  static const Level chosen = choose_level();
+  return chosen;
+}
+
+template <typename T>
+const Kernels<T>& kernels();
+template <>
+const Kernels<float>& kernels<float>() {
+  return level().kernels.single;
+}
+template <>
+const Kernels<double>& kernels<double>() {
+  return level().kernels.twice;
+}
+
+int thread_count(index n_tasks, int n_threads) { return static_cast<int>(std::max<index>(1, std::min<index>(n_tasks, n_threads))); }
+
+// Per-thread shares of the workspace start on cache-line boundaries.
+index share(index bytes) { return (bytes + 63) / 64 * 64; }
+
+template <typename Arguments>
+void over_tasks(const Arguments& arguments, void (*work)(const Arguments&, index, void*, index), index share_bytes, void* workspace,
+                index bytes, int n_threads) {
+  const int threads = thread_count(arguments.batch.n_tasks, n_threads);
+  if (share_bytes * threads > bytes) throw std::logic_error("workspace is smaller than the size asked for");
+  struct State {
+    const Arguments& arguments;
+    void (*work)(const Arguments&, index, void*, index);
+    index share_bytes;
+    char* workspace;
+    std::atomic<index> next_task{0};
+    std::atomic<int> next_thread{0};
+  } state{arguments, work, share_bytes, static_cast<char*>(workspace)};
+  run_parallel(
+      threads,
+      [](void* opaque) {
+        State& s = *static_cast<State*>(opaque);
+        char* own = s.workspace + s.next_thread++ * s.share_bytes;
+        for (index task = s.next_task++; task < s.arguments.batch.n_tasks; task = s.next_task++) {
+          s.work(s.arguments, task, own, s.share_bytes);
+        }
+      },
+      &state);
+}
+
+}  // namespace
+
+std::string simd_level() { return level().name; }
+
+std::vector<std::string> simd_levels() {
+  std::vector<std::string> names;
+  for (const Level& one : levels()) names.emplace_back(one.name);
+  return names;
+}
+
+template <typename T>
+index solve_workspace(const Batch<T>& batch, int n_threads) {
+  return share(kernels<T>().solve_workspace(batch)) * thread_count(batch.n_tasks, n_threads);
+}
+
+template <typename T>
+void solve(const SolveArguments<T>& arguments, void* workspace, index bytes, int n_threads) {
+  over_tasks(arguments, kernels<T>().solve, share(kernels<T>().solve_workspace(arguments.batch)), workspace, bytes, n_threads);
+}
+
+template <typename T>
+index diff_workspace(const Batch<T>& batch, int n_threads) {
+  return share(kernels<T>().diff_workspace(batch)) * thread_count(batch.n_tasks, n_threads);
+}
+
+template <typename T>
+void vjp(const VjpArguments<T>& arguments, void* workspace, index bytes, int n_threads) {
+  over_tasks(arguments, kernels<T>().vjp, share(kernels<T>().diff_workspace(arguments.batch)), workspace, bytes, n_threads);
+}
+
+template <typename T>
+void jvp(const JvpArguments<T>& arguments, void* workspace, index bytes, int n_threads) {
+  over_tasks(arguments, kernels<T>().jvp, share(kernels<T>().diff_workspace(arguments.batch)), workspace, bytes, n_threads);
+}
+
+#define SPARSESVM_INSTANTIATE(T)                                                  \
+  template index solve_workspace<T>(const Batch<T>&, int);                        \
+  template void solve<T>(const SolveArguments<T>&, void*, index, int);            \
+  template index diff_workspace<T>(const Batch<T>&, int);                         \
+  template void vjp<T>(const VjpArguments<T>&, void*, index, int);                \
+  template void jvp<T>(const JvpArguments<T>&, void*, index, int);
+SPARSESVM_INSTANTIATE(float)
+SPARSESVM_INSTANTIATE(double)
+
+}  // namespace sparsesvm::cpu

@@ -1,0 +1,56 @@
+// The core for one instruction set: compiled once per level with SPARSESVM_VARIANT naming it.
+#include "cpu/kernels.h"
+
+#include "core/dual_solver.h"
+#include "core/implicit_diff.h"
+#include "cpu/passes.h"
+
+namespace sparsesvm {
+namespace {
+
+template <typename T>
+index solve_workspace(const Batch<T>& batch) {
+  Arena arena(nullptr, 0);
+  DualSolver<Passes, T> solver(batch, arena);
+  return arena.used();
+}
+
+template <typename T>
+void solve(const SolveArguments<T>& arguments, index task, void* workspace, index bytes) {
+  Arena arena(workspace, bytes);
+  DualSolver<Passes, T> solver(arguments.batch, arena);
+  solver.solve(arguments, task);
+}
+
+template <typename T>
+index diff_workspace(const Batch<T>& batch) {
+  Arena arena(nullptr, 0);
+  ImplicitDiff<Passes, T> diff(batch, arena);
+  return arena.used();
+}
+
+template <typename T>
+void vjp(const VjpArguments<T>& arguments, index task, void* workspace, index bytes) {
+  Arena arena(workspace, bytes);
+  ImplicitDiff<Passes, T> diff(arguments.batch, arena);
+  diff.vjp(arguments, task);
+}
+
+template <typename T>
+void jvp(const JvpArguments<T>& arguments, index task, void* workspace, index bytes) {
+  Arena arena(workspace, bytes);
+  ImplicitDiff<Passes, T> diff(arguments.batch, arena);
+  diff.jvp(arguments, task);
+}
+
+template <typename T>
+constexpr Kernels<T> table{solve_workspace<T>, solve<T>, diff_workspace<T>, vjp<T>, jvp<T>};
+
+}  // namespace
+
+#define SPARSESVM_JOIN_(a, b) a##b
+#define SPARSESVM_JOIN(a, b) SPARSESVM_JOIN_(a, b)
+
+KernelSet SPARSESVM_JOIN(kernels_, SPARSESVM_VARIANT)() { return {table<float>, table<double>}; }
+
+}  // namespace sparsesvm
