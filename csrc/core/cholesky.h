@@ -1,4 +1,5 @@
-// Dense Cholesky factorisation and solves, row-major lower triangle, blocked by four rows so that all work is row products.
+// Dense Cholesky factorisation, solves and row deletion, row-major lower triangle, blocked by four rows so that the work is row
+// products.
 #pragma once
 
 #include <cmath>
@@ -8,17 +9,17 @@
 
 SPARSESVM_BEGIN
 
-// Factors a symmetric positive semidefinite matrix in place (lower triangle, row stride `stride`; the rest is left alone). A pivot
-// not above `floor` is replaced by a huge one, which pins that coordinate of later solves to zero: the matrix is singular there up to
-// rounding.
+// Factors a symmetric positive semidefinite matrix in place (lower triangle, row stride `stride`; the rest is left alone). Stops at
+// the first pivot that is not above `floor` (a row that depends on those before it) and returns its position, or n. Rows before
+// `start` are factored already; on return up to three rows after the position may be overwritten.
 template <class Passes>
-void factor_cholesky(double* matrix, index n, index stride, double floor) {
-  for (index top = 0; top < n; top += 4) {
+index factor_cholesky(double* matrix, index n, index stride, double floor, index start = 0) {
+  for (index top = start; top < n; top += 4) {
     const index rows = n - top < 4 ? n - top : 4;
     const double* left[4];
     for (index a = 0; a < rows; ++a) left[a] = matrix + (top + a) * stride;
-    for (index first = 0; first <= top; first += 4) {
-      const index columns = n - first < 4 ? n - first : 4;
+    for (index first = 0; first < top + rows; first += 4) {
+      const index columns = top + rows - first < 4 ? top + rows - first : 4;
       double done[16] = {};
       Passes::add_products(left, rows, matrix + first * stride, stride, columns, first, 1.0, done, 4);
       for (index a = 0; a < rows; ++a) {
@@ -29,12 +30,25 @@ void factor_cholesky(double* matrix, index n, index stride, double floor) {
           for (index c = first; c < first + b; ++c) value -= row[c] * other[c];
           if (first + b < top + a) {
             row[first + b] = value / other[first + b];
+          } else if (value > floor) {
+            row[first + b] = std::sqrt(value);
           } else {
-            row[first + b] = value > floor ? std::sqrt(value) : 1e150;
+            return top + a;
           }
         }
       }
     }
+  }
+  return n;
+}
+
+// Solves L' x = x in place.
+inline void solve_transposed(const double* factor, index n, index stride, double* x) {
+  for (index i = n - 1; i >= 0; --i) {
+    x[i] /= factor[i * stride + i];
+    const double value = x[i];
+    const double* row = factor + i * stride;
+    for (index j = 0; j < i; ++j) x[j] -= value * row[j];
   }
 }
 
@@ -47,11 +61,26 @@ void solve_cholesky(const double* factor, index n, index stride, double* x) {
     Passes::add_products(row, 1, x, 0, 1, i, 1.0, &value, 1);
     x[i] = (x[i] - value) / factor[i * stride + i];
   }
-  for (index i = n - 1; i >= 0; --i) {
-    x[i] /= factor[i * stride + i];
-    const double value = x[i];
-    const double* row = factor + i * stride;
-    for (index j = 0; j < i; ++j) x[j] -= value * row[j];
+  solve_transposed(factor, n, stride, x);
+}
+
+// Removes row and column `gone` from a factored matrix of size n: the rows below take up what its column contributed (a rank-one
+// update by rotations, stored in `cosine` and `sine`, n each) and move up.
+inline void delete_row(double* factor, index n, index stride, index gone, double* cosine, double* sine) {
+  for (index i = gone + 1; i < n; ++i) {
+    double* row = factor + i * stride;
+    double* target = row - stride;
+    double carry = row[gone];
+    for (index j = 0; j < gone; ++j) target[j] = row[j];
+    for (index j = gone + 1; j < i; ++j) {
+      const double value = row[j];
+      target[j - 1] = cosine[j] * value + sine[j] * carry;
+      carry = cosine[j] * carry - sine[j] * value;
+    }
+    const double diagonal = std::sqrt(row[i] * row[i] + carry * carry);
+    cosine[i] = row[i] / diagonal;
+    sine[i] = carry / diagonal;
+    target[i - 1] = diagonal;
   }
 }
 

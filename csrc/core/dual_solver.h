@@ -25,7 +25,7 @@ class DualSolver {
     best_ = arena.take<double>(n * k);
     set_ = WorkingSet<T>::take(arena, n, m, k, groups);
     block_ = BlockScratch::take(arena, k);
-    newton_ = NewtonScratch::take(arena, n, k, groups);
+    newton_ = NewtonScratch::take(arena, n, k, groups, batch.group_size);
     first_order_ = FirstOrderScratch::take(arena, n, m, k);
   }
 

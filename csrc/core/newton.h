@@ -27,7 +27,11 @@ struct NewtonScratch {
   double* matrix;     // (max_size, max_size)
   double* gram;       // (n, n)
   double* panel;      // (max_size, panel_width)
-  double* strip;      // (panel_width)
+  double* columns;    // (n, column_width) the features of a panel
+  double* unit;       // (k, column_width) its unit blocks
+  double* strip;      // (column_width)
+  index* chosen;      // (panel_width) its groups
+  index column_width; // at least one whole group
   double* direction;  // (n, k)
   double* slope;      // (groups) <v, dv> per group
   double* square;     // (groups) ||dv||^2 per group
@@ -36,7 +40,7 @@ struct NewtonScratch {
 
   static constexpr index panel_width = 256;
 
-  static NewtonScratch take(Arena& arena, index n, index k, index groups) {
+  static NewtonScratch take(Arena& arena, index n, index k, index groups, index group_size) {
     NewtonScratch s{};
     s.max_size = n * k < max_model_size ? n * k : max_model_size;
     s.quadratic = QuadraticScratch::take(arena, n, k, n * k, s.max_size);
@@ -48,7 +52,11 @@ struct NewtonScratch {
     const index gram_size = n < max_model_size ? n : max_model_size;
     s.gram = arena.take<double>(gram_size * gram_size);
     s.panel = arena.take<double>(s.max_size * panel_width);
-    s.strip = arena.take<double>(panel_width);
+    s.column_width = group_size > panel_width ? group_size : panel_width;
+    s.columns = arena.take<double>(n * s.column_width);
+    s.unit = arena.take<double>(k * s.column_width);
+    s.strip = arena.take<double>(s.column_width);
+    s.chosen = arena.take<index>(panel_width);
     s.direction = arena.take<double>(n * k);
     s.slope = arena.take<double>(groups);
     s.square = arena.take<double>(groups);
@@ -159,32 +167,40 @@ class NewtonStep {
     for (index e = 0; e < count * count; ++e) s_.matrix[e] = 0;
     set_.load_v(task_, state_.v);
     set_.update_norms(task_);
-    // Term shared by the classes: sum over active columns of (1 - t) / lambda2 f_i f_i'.
-    index filled = 0;
-    for (index p = 0; p < set_.n_groups; ++p) {
-      if (set_.factor[p] > 0) {
-        const double root = std::sqrt(set_.factor[p]);
-        for (index j = p * g; j < (p + 1) * g; ++j) {
-          for (index i = 0; i < n; ++i) s_.panel[i * width + filled] = root * set_.features[i * set_.width + j];
-          if (++filled == width) {
-            Passes::add_rank_update(s_.panel, n, width, filled, 1.0, s_.gram, n);
-            filled = 0;
+    const index groups_per_panel = width > g ? width / g : 1;
+    for (index first = 0; first < set_.n_groups;) {
+      // The next active groups: their columns into `columns`, their unit blocks (times the root of t) into `unit`.
+      index filled = 0;
+      for (; first < set_.n_groups && filled < groups_per_panel; ++first) {
+        if (set_.factor[first] > 0) s_.chosen[filled++] = first;
+      }
+      if (filled == 0) break;
+      gather_panel(filled);
+      for (index i = 0; i < n; ++i) {
+        const double* f = s_.columns + i * s_.column_width;
+        for (index a = s_.start[i]; a < s_.start[i + 1]; ++a) {
+          const double* u = s_.unit + s_.label[a] * s_.column_width;
+          double* row = s_.panel + a * width;
+          if (g == 1) {
+            for (index p = 0; p < filled; ++p) row[p] = f[p] * u[p];
+          } else {
+            for (index p = 0; p < filled; ++p) {
+              double product = 0;
+              for (index j = p * g; j < (p + 1) * g; ++j) product += f[j] * u[j];
+              row[p] = product;
+            }
           }
         }
       }
-    }
-    if (filled > 0) Passes::add_rank_update(s_.panel, n, width, filled, 1.0, s_.gram, n);
-    // One rank-one term per active group: t / lambda2 b b', b_(i, l) = <f_i, u_l> over the group.
-    filled = 0;
-    for (index p = 0; p < set_.n_groups; ++p) {
-      if (!(set_.factor[p] > 0)) continue;
-      add_group_column(p, filled);
-      if (++filled == width) {
-        Passes::add_rank_update(s_.panel, count, width, filled, 1.0, s_.matrix, count);
-        filled = 0;
+      // One rank-one term per active group: t / lambda2 b b', b_(i, l) = <f_i, u_l> over the group.
+      Passes::add_rank_update(s_.panel, count, width, filled, 1.0, s_.matrix, count);
+      // Term shared by the classes: sum over active columns of (1 - t) / lambda2 f_i f_i'.
+      for (index i = 0; i < n; ++i) {
+        double* f = s_.columns + i * s_.column_width;
+        for (index j = 0; j < filled * g; ++j) f[j] *= s_.strip[j];
       }
+      Passes::add_rank_update(s_.columns, n, s_.column_width, filled * g, 1.0, s_.gram, n);
     }
-    if (filled > 0) Passes::add_rank_update(s_.panel, count, width, filled, 1.0, s_.matrix, count);
     const double inverse = 1 / task_.lambda2;
     for (index i = 0; i < n; ++i) {
       for (index a = s_.start[i]; a < s_.start[i + 1]; ++a) {
@@ -201,16 +217,23 @@ class NewtonStep {
     }
   }
 
-  void add_group_column(index p, index column) {
-    const index g = task_.group_size, width = NewtonScratch::panel_width;
-    const double scale = std::sqrt(1 - set_.factor[p]) / set_.norm[p];
+  void gather_panel(index filled) {
+    const index g = task_.group_size;
+    for (index p = 0; p < filled; ++p) {
+      const double factor = set_.factor[s_.chosen[p]];
+      const double scale = std::sqrt(1 - factor) / set_.norm[s_.chosen[p]], root = std::sqrt(factor);
+      for (index j = 0; j < g; ++j) {
+        s_.strip[p * g + j] = root;
+        for (index l = 0; l < task_.k; ++l) {
+          s_.unit[l * s_.column_width + p * g + j] = scale * set_.v[l * set_.width + s_.chosen[p] * g + j];
+        }
+      }
+    }
     for (index i = 0; i < task_.n; ++i) {
-      const double* f = set_.features + i * set_.width;
-      for (index a = s_.start[i]; a < s_.start[i + 1]; ++a) {
-        const double* v = set_.v + s_.label[a] * set_.width;
-        double product = 0;
-        for (index j = p * g; j < (p + 1) * g; ++j) product += f[j] * v[j];
-        s_.panel[a * width + column] = scale * product;
+      const double* from = set_.features + i * set_.width;
+      double* to = s_.columns + i * s_.column_width;
+      for (index p = 0; p < filled; ++p) {
+        for (index j = 0; j < g; ++j) to[p * g + j] = from[s_.chosen[p] * g + j];
       }
     }
   }

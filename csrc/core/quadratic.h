@@ -69,8 +69,12 @@ struct QuadraticScratch {
   index* base;        // (n) eliminated candidate of each sample
   index* free;        // (max_free) the other candidates on the face
   index* free_sample; // (max_free)
+  index* frozen;      // (max_free) dependent candidates
+  index* frozen_sample;
   double* reduced;    // (max_free, max_free)
   double* rhs;        // (max_free)
+  double* cosine;     // (max_free) rotations
+  double* sine;       // (max_free)
   index max_free;
 
   static QuadraticScratch take(Arena& arena, index n, index k, index max_candidates, index max_free) {
@@ -82,8 +86,12 @@ struct QuadraticScratch {
     s.base = arena.take<index>(n);
     s.free = arena.take<index>(max_free);
     s.free_sample = arena.take<index>(max_free);
+    s.frozen = arena.take<index>(max_free);
+    s.frozen_sample = arena.take<index>(max_free);
     s.reduced = arena.take<double>(max_free * max_free);
     s.rhs = arena.take<double>(max_free);
+    s.cosine = arena.take<double>(max_free);
+    s.sine = arena.take<double>(max_free);
     s.max_free = max_free;
     return s;
   }
@@ -98,12 +106,13 @@ class QuadraticModel {
   // Descends until the model's gap is at most `target` or `rounds` are spent; returns the gap reached.
   double minimise(double target, index rounds) {
     double gap = model_gap();
+    slack_ = 0.1 * target / static_cast<double>(c_.n_samples);
     for (index round = 0; round < rounds && gap > target; ++round) {
       sweep(0.01 * gap);
       sweep(0.01 * gap);
       gap = model_gap();
       if (gap <= target) break;
-      if (!face_step()) continue;
+      if (!minimise_on_face()) continue;
       gap = model_gap();
     }
     return gap;
@@ -146,94 +155,241 @@ class QuadraticModel {
     }
   }
 
-  index collect_face() {
-    index r = 0;
+  // Lists the face; false when it is too large for the scratch.
+  bool collect_face() {
+    r_ = 0;
     for (index i = 0; i < c_.n_samples; ++i) {
       index base = c_.start[i];
       for (index a = base + 1; a < c_.start[i + 1]; ++a) base = x_[a] > x_[base] ? a : base;
       s_.base[i] = base;
       for (index a = c_.start[i]; a < c_.start[i + 1]; ++a) {
         if (a == base || x_[a] <= 0) continue;
-        if (r == s_.max_free) return -1;
-        s_.free[r] = a;
-        s_.free_sample[r] = i;
-        ++r;
+        if (r_ == s_.max_free) return false;
+        s_.free[r_] = a;
+        s_.free_sample[r_] = i;
+        ++r_;
       }
     }
-    return r;
+    stride_ = r_;
+    return true;
   }
 
-  // Newton step on the face {entries now positive}. Where it leaves the simplices, the better of two shortened steps is taken: the
-  // projected point with exact line search, or the step up to the first entry that vanishes. False when nothing was gained.
-  bool face_step() {
-    const index r = collect_face();
-    if (r <= 0) return false;
-    const index n = c_.count();
-    double mean = 0;
-    for (index f = 0; f < r; ++f) {
-      const index a = s_.free[f], i = s_.free_sample[f], b = s_.base[i];
-      s_.rhs[f] = q_[b] - q_[a];
-      double* row = s_.reduced + f * r;
-      for (index g = 0; g <= f; ++g) {
-        const index a2 = s_.free[g], i2 = s_.free_sample[g], b2 = s_.base[i2];
-        row[g] = h_.entry(a, i, c_.label[a], a2, i2, c_.label[a2]) - h_.entry(a, i, c_.label[a], b2, i2, c_.label[b2]) -
-                 h_.entry(b, i, c_.label[b], a2, i2, c_.label[a2]) + h_.entry(b, i, c_.label[b], b2, i2, c_.label[b2]);
+  // Minimises the model on the face of the entries now positive: Newton steps, each up to the first entry that vanishes, which then
+  // leaves the face. Entries whose rows depend on the others are frozen at first: along such a direction the model is linear, and
+  // once the rest is minimal the point slides downhill on it. False when there is nothing to gain.
+  bool minimise_on_face() {
+    if (!factor_face()) return false;
+    bool moved = false;
+    for (bool first = true;; first = false) {
+      bool full = r_ == 0;
+      if (r_ > 0) {
+        for (index f = 0; f < r_; ++f) s_.rhs[f] = -reduced_gradient(f);
+        solve_cholesky<Passes>(s_.reduced, r_, stride_, s_.rhs);
+        expand(s_.rhs);
+        const double slope = product(q_, s_.step);
+        if (slope < 0) {
+          index blocking = -1;
+          const double length = longest_step(1.0, blocking);
+          if (blocking >= 0 && first) {
+            if (accept_projection(-slope * length * (1 - 0.5 * length))) return true;
+            expand(s_.rhs);  // the trial overwrote it
+          }
+          move(length, blocking);
+          moved = moved || length > 0;
+          full = blocking < 0;
+          if (!full) leave_face(blocking);
+        } else {
+          full = true;
+        }
       }
-      mean += row[f];
+      if (full) {
+        if (!slide()) return moved;
+        moved = true;
+      }
     }
-    mean /= static_cast<double>(r);
-    const double ridge = 1e-12 * mean;
-    for (index f = 0; f < r; ++f) s_.reduced[f * r + f] += ridge;
-    factor_cholesky<Passes>(s_.reduced, r, r, 0.1 * ridge);
-    solve_cholesky<Passes>(s_.reduced, r, r, s_.rhs);
+  }
 
-    for (index a = 0; a < n; ++a) s_.step[a] = 0;
-    for (index f = 0; f < r; ++f) {
-      s_.step[s_.free[f]] += s_.rhs[f];
-      s_.step[s_.base[s_.free_sample[f]]] -= s_.rhs[f];
+  // Factors the reduced Hessian of the face, freezing entries whose rows depend on those before.
+  bool factor_face() {
+    if (!collect_face() || r_ == 0) return false;
+    double largest = 0;
+    for (index f = 0; f < r_; ++f) {
+      fill_reduced_row(f);
+      const double diagonal = s_.reduced[f * stride_ + f];
+      largest = diagonal > largest ? diagonal : largest;
     }
-    double longest = 1;  // largest multiple of the step that stays feasible
-    index blocking = -1;
-    for (index a = 0; a < n; ++a) {
+    floor_ = 1e-13 * largest;
+    n_frozen_ = 0;
+    for (index f = 0; (f = factor_cholesky<Passes>(s_.reduced, r_, stride_, floor_, f)) < r_;) freeze(f);
+    return true;
+  }
+
+  void freeze(index f) {
+    s_.frozen[n_frozen_] = s_.free[f];
+    s_.frozen_sample[n_frozen_++] = s_.free_sample[f];
+    for (index g = f + 1; g < r_; ++g) {
+      const double* from = s_.reduced + g * stride_;
+      double* to = s_.reduced + (g - 1) * stride_;
+      for (index c = 0; c < f; ++c) to[c] = from[c];
+      for (index c = f + 1; c <= g; ++c) to[c - 1] = from[c];
+    }
+    remove_free(f);
+    for (index g = f; g < r_ && g < f + 3; ++g) fill_reduced_row(g);  // these were overwritten by the stopped factorisation
+  }
+
+  void remove_free(index f) {
+    for (index g = f + 1; g < r_; ++g) {
+      s_.free[g - 1] = s_.free[g];
+      s_.free_sample[g - 1] = s_.free_sample[g];
+    }
+    --r_;
+  }
+
+  void remove_frozen(index f) {
+    --n_frozen_;
+    s_.frozen[f] = s_.frozen[n_frozen_];
+    s_.frozen_sample[f] = s_.frozen_sample[n_frozen_];
+  }
+
+  // Moves along the direction without curvature of a frozen entry until an entry vanishes, which leaves the face; the frozen entry
+  // then joins it. False when no frozen entry gains.
+  bool slide() {
+    for (index f = n_frozen_ - 1; f >= 0; --f) {
+      const index a = s_.frozen[f], i = s_.frozen_sample[f];
+      if (x_[a] <= 0) {
+        remove_frozen(f);
+        continue;
+      }
+      const double gradient = q_[a] - q_[s_.base[i]];
+      if (!(std::fabs(gradient) * totals_[i] > slack_)) continue;
+      for (index g = 0; g < r_; ++g) s_.rhs[g] = -reduced_entry(a, i, s_.free[g], s_.free_sample[g]);
+      solve_cholesky<Passes>(s_.reduced, r_, stride_, s_.rhs);
+      expand(s_.rhs);
+      s_.step[a] += 1;
+      s_.step[s_.base[i]] -= 1;
+      if (gradient > 0) {
+        for (index c = 0; c < c_.count(); ++c) s_.step[c] = -s_.step[c];
+      }
+      if (!(product(q_, s_.step) < 0)) continue;
+      index blocking = -1;
+      const double length = longest_step(1e300, blocking);
+      if (blocking < 0) continue;
+      move(length, blocking);
+      remove_frozen(f);
+      if (blocking != a) {
+        leave_face(blocking);
+        join_face(a, i);
+      }
+      return true;
+    }
+    return false;
+  }
+
+  // Appends an entry to the face and its row to the factor; back to the frozen ones if it still depends on the rest.
+  void join_face(index a, index i) {
+    if (s_.base[i] == a) return;
+    s_.free[r_] = a;
+    s_.free_sample[r_] = i;
+    fill_reduced_row(r_);
+    if (factor_cholesky<Passes>(s_.reduced, r_ + 1, stride_, floor_, r_) > r_) {
+      ++r_;
+    } else {
+      s_.frozen[n_frozen_] = a;
+      s_.frozen_sample[n_frozen_++] = i;
+    }
+  }
+
+  double reduced_entry(index a, index i, index a2, index i2) const {
+    const index b = s_.base[i], b2 = s_.base[i2];
+    return h_.entry(a, i, c_.label[a], a2, i2, c_.label[a2]) - h_.entry(a, i, c_.label[a], b2, i2, c_.label[b2]) -
+           h_.entry(b, i, c_.label[b], a2, i2, c_.label[a2]) + h_.entry(b, i, c_.label[b], b2, i2, c_.label[b2]);
+  }
+
+  void fill_reduced_row(index f) {
+    for (index g = 0; g <= f; ++g) {
+      s_.reduced[f * stride_ + g] = reduced_entry(s_.free[f], s_.free_sample[f], s_.free[g], s_.free_sample[g]);
+    }
+  }
+
+  double reduced_gradient(index f) const { return q_[s_.free[f]] - q_[s_.base[s_.free_sample[f]]]; }
+
+  // From reduced coordinates to a step over the candidates.
+  void expand(const double* reduced) {
+    for (index a = 0; a < c_.count(); ++a) s_.step[a] = 0;
+    for (index f = 0; f < r_; ++f) {
+      s_.step[s_.free[f]] += reduced[f];
+      s_.step[s_.base[s_.free_sample[f]]] -= reduced[f];
+    }
+  }
+
+  double product(const double* left, const double* right) const {
+    double total = 0;
+    for (index a = 0; a < c_.count(); ++a) total += left[a] * right[a];
+    return total;
+  }
+
+  // Largest feasible multiple of the step, at most `limit`; `blocking` is the entry that vanishes there, or -1.
+  double longest_step(double limit, index& blocking) const {
+    double longest = limit;
+    blocking = -1;
+    for (index a = 0; a < c_.count(); ++a) {
       if (s_.step[a] < 0 && x_[a] + longest * s_.step[a] < 0) {
         longest = x_[a] / -s_.step[a];
         blocking = a;
       }
     }
-    double slope = 0;
-    for (index a = 0; a < n; ++a) slope += q_[a] * s_.step[a];
-    if (!(slope < 0)) return false;
-    if (blocking < 0) {
-      move(1.0, -1);
-      return true;
-    }
-    // The step solves the face problem, so its curvature is -slope (up to the ridge).
-    const double gain_to_boundary = -slope * longest * (1 - 0.5 * longest);
+    return longest;
+  }
+
+  // Moves to the projection of x + step on the simplices if that gains at least as much as the step to the boundary: many entries
+  // vanish at once.
+  bool accept_projection(double gain_to_boundary) {
     for (index i = 0; i < c_.n_samples; ++i) project_row(i);
     apply(s_.step, s_.image);
-    double projected_slope = 0, curvature = 0;
-    for (index a = 0; a < n; ++a) {
-      projected_slope += q_[a] * s_.step[a];
-      curvature += s_.image[a] * s_.step[a];
+    const double gain = -product(q_, s_.step) - 0.5 * product(s_.image, s_.step);
+    if (!(gain > gain_to_boundary)) return false;
+    for (index a = 0; a < c_.count(); ++a) {
+      const double moved = x_[a] + s_.step[a];
+      x_[a] = moved > 0 ? moved : 0.0;
+      q_[a] += s_.image[a];
     }
-    if (projected_slope < 0) {
-      const double t = curvature > -projected_slope ? -projected_slope / curvature : 1.0;
-      if (-projected_slope * t - 0.5 * curvature * t * t >= gain_to_boundary) {
-        for (index a = 0; a < n; ++a) {
-          const double moved = x_[a] + t * s_.step[a];
-          x_[a] = moved > 0 ? moved : 0.0;
-          q_[a] += t * s_.image[a];
-        }
-        return true;
+    return true;
+  }
+
+  // Takes an entry that vanished off the face and out of the factor.
+  void leave_face(index entry) {
+    index f = 0;
+    while (f < r_ && s_.free[f] != entry) ++f;
+    if (f == r_ && !(replace_base(entry, f))) return;
+    delete_row(s_.reduced, r_, stride_, f, s_.cosine, s_.sine);
+    remove_free(f);
+  }
+
+  // When the eliminated entry of a sample vanishes, the sample's first free entry takes its place; `f` is then the row to delete. In
+  // the new coordinates each of the sample's rows loses that first row, which leaves the factor triangular. False when the vanished
+  // entry had no row: it was frozen, or its sample has no free entry.
+  bool replace_base(index entry, index& f) {
+    index i = 0;
+    while (i < c_.n_samples && s_.base[i] != entry) ++i;
+    if (i == c_.n_samples) return false;
+    f = 0;
+    while (f < r_ && s_.free_sample[f] != i) ++f;
+    if (f == r_) {
+      for (index g = 0; g < n_frozen_; ++g) {
+        if (s_.frozen_sample[g] != i || x_[s_.frozen[g]] <= 0) continue;
+        s_.base[i] = s_.frozen[g];
+        remove_frozen(g);
+        break;
       }
+      return false;
     }
-    for (index a = 0; a < n; ++a) s_.step[a] = 0;
-    for (index f = 0; f < r; ++f) {
-      s_.step[s_.free[f]] += s_.rhs[f];
-      s_.step[s_.base[s_.free_sample[f]]] -= s_.rhs[f];
+    const double* first = s_.reduced + f * stride_;
+    for (index g = f + 1; g < r_; ++g) {
+      if (s_.free_sample[g] != i) continue;
+      for (index c = 0; c <= f; ++c) s_.reduced[g * stride_ + c] -= first[c];
     }
-    move(longest, blocking);
-    return longest > 0;
+    s_.base[i] = s_.free[f];
+    return true;
   }
 
   // Replaces the step of one sample by (projection of x + step) - x, entries off the face staying at zero.
@@ -267,6 +423,11 @@ class QuadraticModel {
   double* x_;
   double* q_;
   QuadraticScratch& s_;
+  index r_ = 0;       // free entries on the face
+  index n_frozen_ = 0;
+  double floor_ = 0;  // smallest pivot of an independent row
+  double slack_ = 0;  // gap per sample not worth a slide
+  index stride_ = 0;  // of the reduced matrix
 };
 
 SPARSESVM_END

@@ -32,9 +32,17 @@ SPARSESVM_INLINE Vec load(const float* p) {
 }
 SPARSESVM_INLINE void store(double* p, Vec v) { *reinterpret_cast<VecUnaligned*>(p) = v; }
 SPARSESVM_INLINE double sum(Vec v) {
-  double total = 0;
-  for (int i = 0; i < vector_lanes; ++i) total += v[i];
-  return total;
+#if defined(__AVX512F__)
+  const auto four = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#elif defined(__AVX__)
+  const auto four = v;
+#endif
+#if defined(__AVX__)
+  const auto two = __builtin_shufflevector(four, four, 0, 1) + __builtin_shufflevector(four, four, 2, 3);
+#else
+  const auto two = v;
+#endif
+  return two[0] + two[1];
 }
 
 struct Passes {
