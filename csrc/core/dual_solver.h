@@ -94,14 +94,12 @@ class DualSolver {
         return;
       }
     }
-    NewtonStep<Passes, T> newton(task_, state_, set_, newton_);
-    if (!prefer_first_order && newton.step(target)) {
-      if (task_.lambda1 > 0) {
-        // The model ignores columns that the step activates; a sweep over the working set repairs that.
-        state_.evaluate(task_, state_.dual);
-        set_.gather(task_, state_.norm, 0.8);
-        descend(1);
-      }
+    if (!prefer_first_order && NewtonStep<Passes, T>(task_, state_, set_, newton_).step(target)) {
+      if (task_.lambda1 == 0) return;
+      // The model ignores columns that the step activates; a sweep over the working set repairs that.
+      state_.evaluate(task_, state_.dual);
+      set_.gather(task_, state_.norm, 0.8);
+      descend(1);
       return;
     }
     FirstOrder<Passes, T> first_order(task_, state_, first_order_);
@@ -119,8 +117,27 @@ class DualSolver {
   }
 
   // A group whose norm exceeds lambda1 by rounding alone is inactive: where the dual is not unique an exact solution may sit on the
-  // threshold, and counting such a group would change the gradient. Its effect on the objective is of second order.
-  static constexpr double threshold_slack = 1 + 1e-9;
+  // threshold, and counting such a group would change the gradient. Kept only if the certificate of the changed weights holds.
+  void drop_borderline_groups(double target) {
+    const index g = task_.group_size;
+    bool any = false;
+    for (index b = 0; b < task_.n_groups; ++b) {
+      if (!(state_.norm[b] > task_.lambda1) || state_.norm[b] > (1 + 1e-9) * task_.lambda1) continue;
+      any = true;
+      state_.norm[b] = task_.lambda1;
+      for (index l = 0; l < task_.k; ++l) {
+        for (index e = l * task_.m + b * g; e < l * task_.m + (b + 1) * g; ++e) state_.w[e] = 0;
+      }
+    }
+    if (!any) return;
+    const double gap = state_.gap, objective = state_.objective;
+    state_.add_scores(task_);
+    state_.certify(task_);
+    state_.gap = gap + (state_.objective - objective);
+    if (state_.gap <= (gap > target ? gap : target)) return;
+    state_.evaluate(task_, state_.dual);
+    state_.certify(task_);
+  }
 
   // Outputs at the best dual found; weights follow from it by the link.
   void write(const SolveArguments<T>& arguments, index number, Status status, index iterations) {
@@ -132,14 +149,15 @@ class DualSolver {
       state_.certify(task_);
     }
     const bool finite = status != Status::non_finite;
+    if (finite && task_.lambda1 > 0) drop_borderline_groups(arguments.tol * task_.total_weight);
     const double nan = __builtin_nan("");
     T* weights = arguments.weights + number * k * m;
     for (index b = 0; b < task_.n_groups; ++b) {
-      const bool on = state_.norm[b] > threshold_slack * task_.lambda1;
+      const bool on = state_.norm[b] > task_.lambda1;
       arguments.active[number * task_.n_groups + b] = finite && on;
       for (index l = 0; l < k; ++l) {
         for (index e = l * m + b * task_.group_size; e < l * m + (b + 1) * task_.group_size; ++e) {
-          weights[e] = static_cast<T>(finite ? (on ? state_.w[e] : 0.0) : nan);
+          weights[e] = static_cast<T>(finite ? state_.w[e] : nan);
         }
       }
     }

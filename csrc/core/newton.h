@@ -125,7 +125,7 @@ class NewtonStep {
 
   // Candidates: entries in use, and entries whose gradient is within delta of the best of their sample.
   bool choose_candidates() {
-    double delta = 3 * state_.gap / task_.total_weight;
+    double delta = state_.gap / task_.total_weight;
     delta = delta < 1e-6 ? 1e-6 : (delta > 0.5 ? 0.5 : delta);
     for (int attempt = 0; attempt < 3; ++attempt, delta *= 0.1) {
       if (collect_candidates(delta)) return true;

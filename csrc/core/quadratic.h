@@ -180,7 +180,10 @@ class QuadraticModel {
   bool minimise_on_face() {
     if (!factor_face()) return false;
     bool moved = false;
-    for (bool first = true;; first = false) {
+    // Every pass removes an entry from the face or ends; the bound guards against rounding that undoes this.
+    const index passes = 4 * (r_ + n_frozen_) + 4;
+    for (index pass = 0; pass < passes; ++pass) {
+      const bool first = pass == 0;
       bool full = r_ == 0;
       if (r_ > 0) {
         for (index f = 0; f < r_; ++f) s_.rhs[f] = -reduced_gradient(f);
@@ -207,6 +210,7 @@ class QuadraticModel {
         moved = true;
       }
     }
+    return moved;
   }
 
   // Factors the reduced Hessian of the face, freezing entries whose rows depend on those before.
@@ -275,10 +279,12 @@ class QuadraticModel {
       const double length = longest_step(1e300, blocking);
       if (blocking < 0) continue;
       move(length, blocking);
-      remove_frozen(f);
-      if (blocking != a) {
-        leave_face(blocking);
-        join_face(a, i);
+      if (blocking != a) leave_face(blocking);  // which may make the entry the eliminated one of its sample
+      index g = 0;
+      while (g < n_frozen_ && s_.frozen[g] != a) ++g;
+      if (g < n_frozen_) {
+        remove_frozen(g);
+        if (blocking != a) join_face(a, i);
       }
       return true;
     }
@@ -287,7 +293,6 @@ class QuadraticModel {
 
   // Appends an entry to the face and its row to the factor; back to the frozen ones if it still depends on the rest.
   void join_face(index a, index i) {
-    if (s_.base[i] == a) return;
     s_.free[r_] = a;
     s_.free_sample[r_] = i;
     fill_reduced_row(r_);
