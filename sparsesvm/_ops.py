@@ -1,0 +1,291 @@
+"""The compiled solver as torch operators on folded tasks: value checks, allocation, addresses; no maths.
+
+Shapes: features (B, n, m), labels (B, n) int64, sample_weight (B, n) and lambda1, lambda2 (B,) float64. The plain functions
+do the work; `solve_op`, `vjp_op` and `jvp_op` are the same as operators that torch.compile and torch.export keep whole.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from sparsesvm import _checks, _core
+from sparsesvm.results import ConvergenceError, ConvergenceWarning, StatusCode
+
+_UNCONVERGED = "a task did not converge: {}. Its status, gap and n_iter are in the Solution."
+_INEXACT = "the gradient of a task that did not converge is not exact; see status and gap of its Solution."
+
+
+def solve(
+    features: Tensor,
+    labels: Tensor,
+    sample_weight: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    init_dual: Tensor | None,
+    n_way: int,
+    group_size: int,
+    dual_reg: float,
+    tol: float,
+    max_iter: int,
+    on_failure: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Check the values, solve, report failures. Returns the fields of `Solution`."""
+    _checks.check_label_range(labels, n_way)
+    _checks.check_penalty_range("sample_weight", sample_weight)
+    _checks.check_penalty_range("lambda1", lambda1)
+    _checks.check_penalty_range("lambda2", lambda2, positive=True)
+    outputs = _solve_outputs(features, n_way, group_size)
+    weights, dual, gap, objective, n_iter, status, active = outputs
+    features, labels, sample_weight = _unit_stride(features), labels.contiguous(), sample_weight.contiguous()
+    lambda1, lambda2 = lambda1.contiguous(), lambda2.contiguous()
+    init_dual = None if init_dual is None else init_dual.contiguous()
+    n_threads = torch.get_num_threads()
+    sizes = _sizes(features, n_way, group_size)
+    workspace = _workspace(_core.solve_workspace(*sizes, n_threads))
+    _core.solve(
+        *sizes,
+        *_inputs(features, labels, sample_weight, lambda1, lambda2),
+        dual_reg,
+        tol,
+        max_iter,
+        0 if init_dual is None else init_dual.data_ptr(),
+        weights.data_ptr(),
+        dual.data_ptr(),
+        gap.data_ptr(),
+        objective.data_ptr(),
+        n_iter.data_ptr(),
+        status.data_ptr(),
+        active.data_ptr(),
+        workspace.data_ptr(),
+        workspace.numel(),
+        n_threads,
+    )
+    _report(status, gap, n_iter, on_failure)
+    return outputs
+
+
+def vjp(
+    features: Tensor,
+    labels: Tensor,
+    sample_weight: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    weights: Tensor,
+    dual: Tensor,
+    status: Tensor,
+    grad_weights: Tensor,
+    group_size: int,
+    dual_reg: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of features, sample_weight, lambda1 and lambda2 for a cotangent of the weights."""
+    if status.numel() and int(status.max()) != StatusCode.CONVERGED:
+        warnings.warn(_INEXACT, ConvergenceWarning, stacklevel=2)
+    outputs = _vjp_outputs(features)
+    grad_features, grad_sample_weight, grad_lambda1, grad_lambda2 = outputs
+    features, labels, sample_weight = _unit_stride(features), labels.contiguous(), sample_weight.contiguous()
+    lambda1, lambda2 = lambda1.contiguous(), lambda2.contiguous()
+    weights, dual, grad_weights = weights.contiguous(), dual.contiguous(), grad_weights.contiguous()
+    n_threads = torch.get_num_threads()
+    sizes = _sizes(features, weights.shape[1], group_size)
+    workspace = _workspace(_core.diff_workspace(*sizes, n_threads))
+    _core.vjp(
+        *sizes,
+        *_inputs(features, labels, sample_weight, lambda1, lambda2),
+        dual_reg,
+        weights.data_ptr(),
+        dual.data_ptr(),
+        grad_weights.data_ptr(),
+        grad_features.data_ptr(),
+        grad_lambda1.data_ptr(),
+        grad_lambda2.data_ptr(),
+        grad_sample_weight.data_ptr(),
+        workspace.data_ptr(),
+        workspace.numel(),
+        n_threads,
+    )
+    return outputs
+
+
+def jvp(
+    features: Tensor,
+    labels: Tensor,
+    sample_weight: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    weights: Tensor,
+    dual: Tensor,
+    status: Tensor,
+    tangent_features: Tensor,
+    tangent_sample_weight: Tensor,
+    tangent_lambda1: Tensor,
+    tangent_lambda2: Tensor,
+    group_size: int,
+    dual_reg: float,
+) -> Tensor:
+    """Tangent of the weights for tangents of features, sample_weight, lambda1 and lambda2."""
+    if status.numel() and int(status.max()) != StatusCode.CONVERGED:
+        warnings.warn(_INEXACT, ConvergenceWarning, stacklevel=2)
+    tangent_weights = torch.empty_like(weights, memory_format=torch.contiguous_format)
+    features, labels, sample_weight = _unit_stride(features), labels.contiguous(), sample_weight.contiguous()
+    lambda1, lambda2 = lambda1.contiguous(), lambda2.contiguous()
+    weights, dual = weights.contiguous(), dual.contiguous()
+    tangent_features, tangent_sample_weight = tangent_features.contiguous(), tangent_sample_weight.contiguous()
+    tangent_lambda1, tangent_lambda2 = tangent_lambda1.contiguous(), tangent_lambda2.contiguous()
+    n_threads = torch.get_num_threads()
+    sizes = _sizes(features, weights.shape[1], group_size)
+    workspace = _workspace(_core.diff_workspace(*sizes, n_threads))
+    _core.jvp(
+        *sizes,
+        *_inputs(features, labels, sample_weight, lambda1, lambda2),
+        dual_reg,
+        weights.data_ptr(),
+        dual.data_ptr(),
+        tangent_features.data_ptr(),
+        tangent_lambda1.data_ptr(),
+        tangent_lambda2.data_ptr(),
+        tangent_sample_weight.data_ptr(),
+        tangent_weights.data_ptr(),
+        workspace.data_ptr(),
+        workspace.numel(),
+        n_threads,
+    )
+    return tangent_weights
+
+
+solve_op = torch.library.custom_op("sparsesvm::solve", solve, mutates_args=(), device_types="cpu")
+vjp_op = torch.library.custom_op("sparsesvm::vjp", vjp, mutates_args=(), device_types="cpu")
+jvp_op = torch.library.custom_op("sparsesvm::jvp", jvp, mutates_args=(), device_types="cpu")
+
+
+@solve_op.register_fake
+def _(
+    features: Tensor,
+    labels: Tensor,
+    sample_weight: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    init_dual: Tensor | None,
+    n_way: int,
+    group_size: int,
+    dual_reg: float,
+    tol: float,
+    max_iter: int,
+    on_failure: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _solve_outputs(features, n_way, group_size)
+
+
+@vjp_op.register_fake
+def _(
+    features: Tensor,
+    labels: Tensor,
+    sample_weight: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    weights: Tensor,
+    dual: Tensor,
+    status: Tensor,
+    grad_weights: Tensor,
+    group_size: int,
+    dual_reg: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _vjp_outputs(features)
+
+
+@jvp_op.register_fake
+def _(
+    features: Tensor,
+    labels: Tensor,
+    sample_weight: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    weights: Tensor,
+    dual: Tensor,
+    status: Tensor,
+    tangent_features: Tensor,
+    tangent_sample_weight: Tensor,
+    tangent_lambda1: Tensor,
+    tangent_lambda2: Tensor,
+    group_size: int,
+    dual_reg: float,
+) -> Tensor:
+    return torch.empty_like(weights, memory_format=torch.contiguous_format)
+
+
+def _solve_outputs(
+    features: Tensor, n_way: int, group_size: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    n_tasks, n_samples, n_features = features.shape
+    return (
+        features.new_empty((n_tasks, n_way, n_features)),
+        features.new_empty((n_tasks, n_samples, n_way)),
+        features.new_empty((n_tasks,), dtype=torch.float64),
+        features.new_empty((n_tasks,), dtype=torch.float64),
+        features.new_empty((n_tasks,), dtype=torch.int64),
+        features.new_empty((n_tasks,), dtype=torch.int8),
+        features.new_empty((n_tasks, n_features // group_size), dtype=torch.bool),
+    )
+
+
+def _vjp_outputs(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n_tasks, n_samples, _ = features.shape
+    return (
+        features.new_empty(features.shape),
+        features.new_empty((n_tasks, n_samples), dtype=torch.float64),
+        features.new_empty((n_tasks,), dtype=torch.float64),
+        features.new_empty((n_tasks,), dtype=torch.float64),
+    )
+
+
+def _sizes(features: Tensor, n_way: int, group_size: int) -> tuple[bool, int, int, int, int, int]:
+    n_tasks, n_samples, n_features = features.shape
+    return features.dtype == torch.float64, n_tasks, n_samples, n_features, n_way, group_size
+
+
+def _inputs(
+    features: Tensor, labels: Tensor, sample_weight: Tensor, lambda1: Tensor, lambda2: Tensor
+) -> tuple[int, int, int, int, int, int, int]:
+    return (
+        features.data_ptr(),
+        features.stride(0),
+        features.stride(1),
+        labels.data_ptr(),
+        sample_weight.data_ptr(),
+        lambda1.data_ptr(),
+        lambda2.data_ptr(),
+    )
+
+
+def _unit_stride(features: Tensor) -> Tensor:
+    """The passes over features need neighbouring features side by side; tasks and samples may lie anywhere."""
+    return features if features.stride(-1) == 1 else features.contiguous()
+
+
+def _workspace(n_bytes: int) -> Tensor:
+    return torch.empty(n_bytes, dtype=torch.uint8)
+
+
+def _report(status: Tensor, gap: Tensor, n_iter: Tensor, on_failure: str) -> None:
+    if status.numel() == 0 or int(status.max()) == StatusCode.CONVERGED:
+        return
+    failed = status.nonzero().flatten().tolist()
+    for task in failed:
+        if status[task] == StatusCode.NON_FINITE:
+            raise ValueError(
+                f"features must be finite; task {task} holds NaN or infinity in a sample of positive weight. "
+                "Give such samples sample_weight 0 or replace the values with torch.nan_to_num."
+            )
+    if on_failure == "ignore":
+        return
+    task = failed[0]
+    sentence = StatusCode(int(status[task])).sentence
+    if on_failure == "raise":
+        raise ConvergenceError(
+            f"{len(failed)} of {len(status)} tasks did not converge; task {task}, after {int(n_iter[task])} iterations "
+            f"with gap {float(gap[task]):.3g}: {sentence}"
+        )
+    # The same words every time, so that Python's default filter shows them once and not at every training step.
+    warnings.warn(_UNCONVERGED.format(sentence), ConvergenceWarning, stacklevel=2)

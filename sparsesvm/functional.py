@@ -1,0 +1,314 @@
+"""The stateless interface: solve a batch of tasks, score with the weights, certify and choose penalties."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsesvm import _autograd, _checks, reference
+from sparsesvm._backends import usable_devices
+from sparsesvm.results import RegularizationPath, Solution
+
+__all__ = ["decision_function", "duality_gap", "lambda1_max", "regularization_path", "solve"]
+
+
+def solve(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    lambda1: float | Tensor | None = None,
+    lambda1_ratio: float | Tensor | None = None,
+    lambda2: float | Tensor,
+    n_way: int | None = None,
+    sample_weight: Tensor | None = None,
+    group_size: int = 1,
+    dual_reg: float = 0.0,
+    tol: float = 1e-6,
+    max_iter: int = 100,
+    init_dual: Tensor | None = None,
+    on_failure: str = "warn",
+) -> Solution:
+    """Fit group-sparse multiclass SVMs, one per task, each certified by its duality gap.
+
+    Minimises over W, for each task with features f_i, one-hot labels Y, sample weights c and groups G of features,
+
+        sum_i c_i max_l [1 - Y_il + (W_l - W_{y_i}) . f_i] + lambda1 sum_G ||W_:G|| + lambda2 / 2 ||W||^2.
+
+    The hinge is a sum over samples, not a mean: the penalties weigh against the sum. With `dual_reg` r > 0 the dual gains
+    the term r / (2 lambda2) sum_i c_i ||Lambda_i - Y_i||^2, which smooths the hinge.
+
+    Args:
+        features: (..., n_support, n_features), any strides; float16 and bfloat16 are solved in float32. Differentiable.
+        labels: (..., n_support) integers in [0, n_way), in any order.
+        lambda1: group penalty, >= 0: a number, a scalar tensor or one value per task (...,). Differentiable.
+        lambda1_ratio: the group penalty as a share of `lambda1_max(features, labels)`, its cheap upper bound, which the
+            gradient takes as a constant. Exactly one of lambda1 and lambda1_ratio. Differentiable.
+        lambda2: squared-norm penalty, > 0, of a shape like lambda1. Differentiable.
+        n_way: number of classes; by default the largest label + 1. Required under vmap, torch.compile and torch.export.
+        sample_weight: (..., n_support), >= 0, by default ones. Zero removes a sample: tasks of different size share a
+            batch by padding, and what the padding holds changes nothing. Differentiable.
+        group_size: features come in consecutive groups of this size, kept or dropped together.
+        dual_reg: r above; 0 is the exact hinge, 1 the smoothed SVM of MetaOptNet with C = 1 / lambda2.
+        tol: relative; a task has converged when its gap <= tol * sum_i c_i, the objective at W = 0. The arithmetic is
+            float64 also for float32 features, so that both types certify the default.
+        max_iter: limit on the outer (Newton or first-order) iterations of each task.
+        init_dual: (..., n_support, n_way), where to start, e.g. the dual of a neighbouring problem.
+        on_failure: "warn" (`ConvergenceWarning`), "raise" (`ConvergenceError`) or "ignore" when a task did not converge.
+
+    Returns:
+        `Solution`; weights have the dtype of the features (float32 for half precision).
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was required and what was given. Features that are not finite
+            in a sample of positive weight are a ValueError.
+        ConvergenceError: with on_failure="raise".
+        NotImplementedError: when the weights are differentiated twice.
+
+    Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dual; the gradient differentiates the
+    optimality conditions on the active groups and the free dual coordinates.
+    """
+    _checks.check_features(features)
+    _checks.check_device(features, usable_devices())
+    _checks.check_labels(labels, features)
+    _checks.check_one_penalty(lambda1, lambda1_ratio)
+    _checks.check_penalty("lambda2", lambda2, features, positive=True)
+    _checks.check_options(features, group_size, dual_reg, tol, max_iter, on_failure)
+    n_way = _n_way(labels, n_way)
+    if sample_weight is not None:
+        _checks.check_sample_weight(sample_weight, features)
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    if lambda1_ratio is not None:
+        _checks.check_penalty("lambda1_ratio", lambda1_ratio, features)
+        bound = lambda1_max(
+            features.detach(), labels, n_way=n_way, sample_weight=sample_weight, group_size=group_size
+        ).detach()
+        lambda1 = lambda1_ratio * bound.double()
+    else:
+        assert lambda1 is not None
+        _checks.check_penalty("lambda1", lambda1, features)
+    tasks = features.shape[:-2]
+    n_tasks = math.prod(tasks)
+    if init_dual is not None:
+        _checks.check_init_dual(init_dual, features, n_way)
+        init_dual = init_dual.detach().double().reshape(n_tasks, -1, n_way)
+    fields = _autograd.apply(
+        features.reshape(n_tasks, *features.shape[-2:]),
+        labels.long().reshape(n_tasks, -1 if n_tasks else labels.shape[-1]),
+        _folded_weight(sample_weight, features, n_tasks),
+        _per_task(lambda1, features, tasks, n_tasks),
+        _per_task(lambda2, features, tasks, n_tasks),
+        init_dual,
+        n_way,
+        group_size,
+        float(dual_reg),
+        float(tol),
+        max_iter,
+        on_failure,
+    )
+    if len(tasks) == 1:
+        return Solution(*fields)
+    return Solution(*(field.reshape((*tasks, *field.shape[1:])) for field in fields))
+
+
+def decision_function(features: Tensor, weights: Tensor) -> Tensor:
+    """Scores (..., n_samples, n_way) of features (..., n_samples, n_features) under weights (..., n_way, n_features)."""
+    return features @ weights.mT
+
+
+def lambda1_max(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    exact: bool = False,
+    n_way: int | None = None,
+    sample_weight: Tensor | None = None,
+    group_size: int = 1,
+) -> Tensor:
+    """Penalty from which on all weights are zero: (...,), in the units of lambda1, for any lambda2.
+
+    W = 0 is optimal iff some dual with Lambda_{i,y_i} = 0 has max_G ||((c (Y - Lambda))^T F)_:G|| <= lambda1. The cheap
+    bound takes Lambda uniform over the wrong classes; measured, it is 1.1 to 1.5 times the smallest such penalty (and equal
+    to it for two classes). `lambda1_ratio` everywhere refers to this bound.
+
+    Args:
+        features, labels, n_way, sample_weight, group_size: as in `solve`.
+        exact: minimise over the dual instead, to a relative accuracy of 1e-4, rounded up. Costs several solves; not
+            differentiable.
+
+    Raises:
+        TypeError, ValueError: as in `solve`.
+    """
+    _checks.check_features(features)
+    _checks.check_labels(labels, features)
+    _checks.check_group_size(features, group_size)
+    n_way = _n_way(labels, n_way)
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    if sample_weight is not None:
+        _checks.check_sample_weight(sample_weight, features)
+        sample_weight = sample_weight.to(features.dtype)
+        features = features.where(sample_weight.unsqueeze(-1) > 0, 0.0)
+    if exact:
+        return _exact_lambda1_max(features.detach(), labels, n_way, sample_weight, group_size)
+    is_class = labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)
+    return _penalty_bound(features, is_class, (~is_class).to(features.dtype), sample_weight, group_size)
+
+
+def duality_gap(
+    features: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    *,
+    dual: Tensor | None = None,
+    lambda1: float | Tensor,
+    lambda2: float | Tensor,
+    n_way: int | None = None,
+    sample_weight: Tensor | None = None,
+    group_size: int = 1,
+    dual_reg: float = 0.0,
+) -> Tensor:
+    """Certificate of anybody's solution: an upper bound on how far its objective is above the minimum, (...,) float64.
+
+    Computed in plain torch in float64, apart from the solver, in units of the objective (a sum over samples).
+
+    Args:
+        weights: (..., n_way, n_features), the solution to certify. Given alone, `solve` finds a dual to compare with.
+        dual: (..., n_support, n_way), a probability vector per sample. Given alone, it certifies the weights that belong
+            to it by the link W = block soft-thresholding of (c (Y - Lambda))^T F, without cancellation.
+        features, labels, lambda1, lambda2, n_way, sample_weight, group_size, dual_reg: as in `solve`.
+
+    Raises:
+        TypeError, ValueError: as in `solve`, and when neither weights nor dual is given.
+    """
+    _checks.check_features(features)
+    _checks.check_labels(labels, features)
+    _checks.check_penalty("lambda1", lambda1, features)
+    _checks.check_penalty("lambda2", lambda2, features, positive=True)
+    _checks.check_group_size(features, group_size)
+    n_way = _n_way(labels, n_way)
+    if sample_weight is not None:
+        _checks.check_sample_weight(sample_weight, features)
+    if weights is None and dual is None:
+        raise ValueError("at least one of weights and dual is required; got neither")
+    problem: dict[str, Any] = {
+        "lambda1": lambda1,
+        "lambda2": lambda2,
+        "n_way": n_way,
+        "sample_weight": sample_weight,
+        "group_size": group_size,
+        "dual_reg": dual_reg,
+    }
+    exact = reference.make_problem(features, labels.long(), **problem)
+    if weights is None:
+        assert dual is not None
+        _checks.check_init_dual(dual, features, n_way)
+        return exact.duality_gap(dual.double())
+    _checks.check_weights(weights, features, n_way)
+    if dual is None:
+        dual = solve(features.detach(), labels, **problem, on_failure="ignore").dual
+    _checks.check_init_dual(dual, features, n_way)
+    return exact.primal_objective(weights.double()) - exact.dual_objective(dual.double())
+
+
+def regularization_path(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    lambda2: float | Tensor,
+    n_lambdas: int = 50,
+    min_ratio: float = 1e-2,
+    n_way: int | None = None,
+    sample_weight: Tensor | None = None,
+    group_size: int = 1,
+    dual_reg: float = 0.0,
+    tol: float = 1e-6,
+    max_iter: int = 100,
+    on_failure: str = "warn",
+) -> RegularizationPath:
+    """Solutions along a geometric grid of lambda1 from `lambda1_max` down, each started from the one before.
+
+    For plots and model selection: no gradients are recorded.
+
+    Args:
+        n_lambdas: number of penalties, at least 1.
+        min_ratio: the smallest penalty as a share of `lambda1_max`, in (0, 1].
+        features, labels, lambda2, n_way, sample_weight, group_size, dual_reg, tol, max_iter, on_failure: as in `solve`.
+
+    Returns:
+        `RegularizationPath`: lambda1 (n_lambdas, ...) and a `Solution` whose fields have the leading axis n_lambdas.
+
+    Raises:
+        TypeError, ValueError: as in `solve`, and for n_lambdas or min_ratio out of range.
+    """
+    if isinstance(n_lambdas, bool) or not isinstance(n_lambdas, int) or n_lambdas < 1:
+        raise ValueError(f"n_lambdas must be an integer of at least 1; got {n_lambdas}")
+    if not 0 < min_ratio <= 1:
+        raise ValueError(f"min_ratio must lie in (0, 1]; got {min_ratio}")
+    with torch.no_grad():
+        groups: dict[str, Any] = {"n_way": n_way, "sample_weight": sample_weight, "group_size": group_size}
+        bound = lambda1_max(features, labels, **groups).double()
+        ratios = torch.logspace(0, math.log10(min_ratio), n_lambdas, dtype=torch.float64, device=bound.device)
+        penalties = ratios.reshape(-1, *(1,) * bound.dim()) * bound
+        solutions: list[Solution] = []
+        for penalty in penalties:
+            solutions.append(
+                solve(
+                    features,
+                    labels,
+                    lambda1=penalty,
+                    lambda2=lambda2,
+                    **groups,
+                    dual_reg=dual_reg,
+                    tol=tol,
+                    max_iter=max_iter,
+                    init_dual=solutions[-1].dual if solutions else None,
+                    on_failure=on_failure,
+                )
+            )
+    return RegularizationPath(penalties, Solution(*(torch.stack(field) for field in zip(*solutions, strict=True))))
+
+
+def _n_way(labels: Tensor, n_way: int | None) -> int:
+    if n_way is not None:
+        _checks.check_n_way(n_way)
+        return n_way
+    return max(int(labels.max()) + 1, 1) if labels.numel() else 1
+
+
+def _per_task(value: float | Tensor, features: Tensor, tasks: torch.Size, n_tasks: int) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.double().expand(tasks).reshape(n_tasks)
+    return features.new_full((n_tasks,), float(value), dtype=torch.float64)
+
+
+def _folded_weight(sample_weight: Tensor | None, features: Tensor, n_tasks: int) -> Tensor:
+    if sample_weight is None:
+        return features.new_ones((n_tasks, features.shape[-2]), dtype=torch.float64)
+    return sample_weight.double().reshape(n_tasks, features.shape[-2])
+
+
+def _penalty_bound(
+    features: Tensor, is_class: Tensor, wrong: Tensor, sample_weight: Tensor | None, group_size: int
+) -> Tensor:
+    """max_G ||((c (Y - Lambda))^T F)_:G|| for the dual `wrong` (..., n, k), its rows rescaled to sum to one.
+
+    Rounded up by the bound on the rounding error, so that W is exactly zero from there on.
+    """
+    total = wrong.sum(-1, keepdim=True)
+    residual = is_class.to(wrong.dtype) - wrong / total.clamp(min=torch.finfo(wrong.dtype).tiny)
+    if is_class.shape[-1] == 1:
+        residual = torch.zeros_like(residual)
+    if sample_weight is not None:
+        residual = residual * sample_weight.unsqueeze(-1)
+    with torch.autocast(features.device.type, enabled=False):
+        correlation = residual.mT @ features
+    largest = reference.group_norms(correlation, group_size).amax(-1)
+    return largest * (1 + 4 * features.shape[-2] * torch.finfo(features.dtype).eps)
+
+
+def _exact_lambda1_max(
+    features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, group_size: int
+) -> Tensor:
+    raise NotImplementedError

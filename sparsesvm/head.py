@@ -1,0 +1,390 @@
+"""Few-shot heads: a linear classifier fitted to the support set, differentiable end to end.
+
+All heads share one call, so that one training script can swap them::
+
+    logits = head(query, support, support_labels)        # fit and score in one go
+    fitted = head.fit(support, support_labels)           # fit once ...
+    fitted.predict(query)                                # ... predict many times
+
+`SparseSVMHead` is the group-sparse multiclass SVM of Lachapelle et al. 2023 (arXiv 2211.14666); `RidgeHead` and
+`PrototypeHead` are the usual dense baselines.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsesvm import functional
+from sparsesvm.results import Solution
+
+__all__ = ["FittedHead", "PrototypeHead", "RidgeHead", "SparseSVMHead"]
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A classifier fitted to a support set, affine in the standardised features.
+
+    Attributes:
+        weights: (..., n_way, n_features).
+        bias: (..., n_way), or None.
+        mean: (..., 1, n_features), subtracted from every query; None when the head does not centre.
+        norm: (..., 1, 1), divides every query; None when the head does not normalise.
+        scale: the logit scale.
+    """
+
+    weights: Tensor
+    bias: Tensor | None
+    mean: Tensor | None
+    norm: Tensor | None
+    scale: Tensor | float
+
+    def decision_function(self, query: Tensor) -> Tensor:
+        """Logits (..., n_query, n_way) of the query samples (..., n_query, n_features), in the dtype of `query`."""
+        with _full_precision(query):
+            features = _standardize(query.to(self.weights.dtype), self.mean, self.norm)
+            logits = functional.decision_function(features, self.weights)
+            if self.bias is not None:
+                logits = logits + self.bias.unsqueeze(-2)
+            return (self.scale * logits).to(query.dtype)
+
+    def predict(self, query: Tensor) -> Tensor:
+        """Class with the largest logit, (..., n_query) int64."""
+        return self.decision_function(query).argmax(-1)
+
+
+class _FewShotHead(nn.Module):
+    """What all heads share: standardised features, a logit scale, the call. A subclass fits the linear classifier."""
+
+    log_scale: nn.Parameter | None
+
+    def __init__(self, *, center: bool, normalize: bool, scale: float, learn_scale: bool) -> None:
+        super().__init__()
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale must be positive and finite; got {scale}")
+        self.center = center
+        self.normalize = normalize
+        self.scale = scale
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale))) if learn_scale else None
+
+    def forward(
+        self,
+        query: Tensor,
+        support: Tensor,
+        support_labels: Tensor,
+        n_way: int | None = None,
+        n_shot: int | None = None,
+        *,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        """Fit the classifier to the support set and score the query samples.
+
+        Args:
+            query: (..., n_query, n_features), any floating-point dtype.
+            support: (..., n_support, n_features); leading task dimensions as in `query`.
+            support_labels: (..., n_support) integers in [0, n_way), in any order.
+            n_way: number of classes; by default the largest label + 1, which must be known in advance, hence given,
+                under `torch.compile`, `torch.export` and `torch.func.vmap`.
+            n_shot: only checked: the support set must then hold n_way * n_shot samples. Nothing else depends on it.
+            sample_weight: (..., n_support), >= 0. Zero removes a sample: tasks of different size share a batch by
+                padding, and what the padding holds changes nothing.
+
+        Returns:
+            Logits (..., n_query, n_way) in the dtype of `query`. Half-precision inputs are solved in float32.
+        """
+        return self.fit(support, support_labels, n_way, n_shot, sample_weight=sample_weight).decision_function(query)
+
+    def fit(
+        self,
+        support: Tensor,
+        support_labels: Tensor,
+        n_way: int | None = None,
+        n_shot: int | None = None,
+        *,
+        sample_weight: Tensor | None = None,
+    ) -> FittedHead:
+        """Fit the classifier to the support set; the arguments are those of the call."""
+        if n_way is None:
+            n_way = int(support_labels.max()) + 1
+        if n_shot is not None and support.shape[-2] != n_way * n_shot:
+            raise ValueError(
+                f"support must hold n_way * n_shot = {n_way} * {n_shot} samples; got {support.shape[-2]}. "
+                "Leave n_shot out for tasks with unequal classes."
+            )
+        with _full_precision(support):
+            support = support.to(torch.promote_types(support.dtype, torch.float32))
+            mean = norm = None
+            if sample_weight is not None:
+                sample_weight = sample_weight.to(support.dtype)
+                # An absent sample may hold anything, NaN included, which a product with zero would keep.
+                support = torch.where(sample_weight.unsqueeze(-1) > 0, support, 0.0)
+            if self.center:
+                mean = _weighted_mean(support, sample_weight)
+                support = support - mean
+            if self.normalize:
+                squared_norm = support.square().sum(-1, keepdim=True)
+                mean_square = _weighted_mean(squared_norm, sample_weight)
+                # A support set of identical samples is all zero once centred, and stays so.
+                norm = torch.where(mean_square > 0, mean_square, 1.0).sqrt()
+                support = support / norm
+            weights, bias = self._fit_linear(support, support_labels.long(), n_way, sample_weight)
+            scale = self.scale if self.log_scale is None else self.log_scale.exp()
+            return FittedHead(weights, bias, mean, norm, scale)
+
+    def _fit_linear(
+        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Weights (..., n_way, n_features) and bias (..., n_way) for standardised features."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        scale = f"scale={self.scale}, learn_scale={self.log_scale is not None}"
+        return f"center={self.center}, normalize={self.normalize}, {scale}"
+
+
+class SparseSVMHead(_FewShotHead):
+    """Group-sparse multiclass SVM fitted to the support set: each task uses only a fraction of the features.
+
+    Minimises `functional.solve`'s objective on the standardised support features; gradients reach the features, the
+    logit scale and, if asked, the penalties through the exact implicit derivative.
+
+    Args:
+        lambda1_ratio: group penalty as a share of the smallest one that makes all weights zero (its upper bound,
+            `lambda1_max`): 0 keeps all features, 1 none, at any number of shots. Default 0.1.
+        lambda1: group penalty weighed against the sum (not mean) of hinge losses; give this or `lambda1_ratio`.
+            `lambda1=0` is the Crammer-Singer SVM.
+        lambda2: squared-norm penalty, likewise against the sum; > 0. Small values suit `normalize=True`.
+        group_size: features come in consecutive blocks of this size, kept or dropped together.
+        center: subtract the mean of the support set from support and query samples.
+        normalize: divide both by the root-mean-square norm of the support samples, so that one `lambda2` serves
+            encoders of any output scale.
+        refit: solve again with lambda1 = 0 on the features that the first solution uses: selection without shrinkage.
+            The gradient holds the selected features fixed.
+        dual_reg: weight r of the smoothing term r / (2 lambda2) ||Y - dual||^2; 0 is the exact hinge, 1 the SVM of
+            MetaOptNet with C = 1 / lambda2.
+        tol: a task has converged when its duality gap is at most `tol` times its number of samples (sum of weights).
+        max_iter: iteration limit of the solver.
+        on_failure: "warn", "raise" or "ignore" when a task has not converged ("ignore" saves a synchronisation on CUDA).
+        scale: logit scale, or its starting value. Decision values differ by about one between classes, as the hinge
+            asks, so 1 would make near-uniform probabilities; ridge and SVM scales learnt on handwritten characters
+            end near 14, 10 is on the way.
+        learn_scale: make the scale a parameter (kept as its logarithm).
+        learn_penalties: make lambda2 and the group penalty parameters (kept as logarithms; a learnt ratio never
+            exceeds 1). A penalty of exactly zero stays zero.
+
+    Attributes:
+        last_solution: the `Solution` of the last call, detached (with `refit` the second one): gap, status, active
+            features. Not part of the state dict nor of copies.
+    """
+
+    log_lambda1: nn.Parameter | None
+    log_lambda1_ratio: nn.Parameter | None
+    log_lambda2: nn.Parameter | None
+
+    def __init__(
+        self,
+        lambda1_ratio: float | None = None,
+        *,
+        lambda1: float | None = None,
+        lambda2: float = 0.1,
+        group_size: int = 1,
+        center: bool = True,
+        normalize: bool = True,
+        refit: bool = False,
+        dual_reg: float = 0.0,
+        tol: float = 1e-6,
+        max_iter: int = 100,
+        on_failure: str = "warn",
+        scale: float = 10.0,
+        learn_scale: bool = True,
+        learn_penalties: bool = False,
+    ) -> None:
+        super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
+        if lambda1 is not None and lambda1_ratio is not None:
+            raise ValueError(f"give lambda1 or lambda1_ratio, not both; got {lambda1} and {lambda1_ratio}")
+        if lambda1 is None and lambda1_ratio is None:
+            lambda1_ratio = 0.1
+        if lambda1 is not None and not 0 <= lambda1 < math.inf:
+            raise ValueError(f"lambda1 must be >= 0 and finite; got {lambda1}")
+        if lambda1_ratio is not None and not 0 <= lambda1_ratio <= 1:
+            raise ValueError(f"lambda1_ratio must lie in [0, 1]; got {lambda1_ratio}")
+        self.lambda1 = lambda1
+        self.lambda1_ratio = lambda1_ratio
+        self.lambda2 = _positive("lambda2", lambda2)
+        self.group_size = group_size
+        self.refit = refit
+        self.dual_reg = dual_reg
+        self.tol = tol
+        self.max_iter = max_iter
+        self.on_failure = on_failure
+        self.log_lambda1 = _log_parameter(lambda1) if learn_penalties else None
+        self.log_lambda1_ratio = _log_parameter(lambda1_ratio) if learn_penalties else None
+        self.log_lambda2 = _log_parameter(lambda2) if learn_penalties else None
+        self.last_solution: Solution | None = None
+
+    def _fit_linear(
+        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
+    ) -> tuple[Tensor, None]:
+        lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
+        solution = self._solve(features, labels, n_way, sample_weight, lambda2, **self._group_penalty())
+        if self.refit:
+            used = solution.active.repeat_interleave(self.group_size, -1).unsqueeze(-2)
+            # A zero column has zero weights at any lambda1, and the product stops its gradient.
+            solution = self._solve(
+                features * used, labels, n_way, sample_weight, lambda2, lambda1=0.0, init_dual=solution.dual
+            )
+        self.last_solution = Solution(*(field.detach() for field in solution))
+        return solution.weights, None
+
+    def _solve(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        n_way: int,
+        sample_weight: Tensor | None,
+        lambda2: Tensor | float,
+        **options: Any,
+    ) -> Solution:
+        return functional.solve(
+            features,
+            labels,
+            n_way=n_way,
+            sample_weight=sample_weight,
+            lambda2=lambda2,
+            group_size=self.group_size,
+            dual_reg=self.dual_reg,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            on_failure=self.on_failure,
+            **options,
+        )
+
+    def _group_penalty(self) -> dict[str, Tensor | float | None]:
+        if self.log_lambda1 is not None:
+            return {"lambda1": self.log_lambda1.exp()}
+        if self.log_lambda1_ratio is not None:
+            return {"lambda1_ratio": self.log_lambda1_ratio.exp().clamp(max=1.0)}
+        return {"lambda1": self.lambda1, "lambda1_ratio": self.lambda1_ratio}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "last_solution": None}
+
+    def extra_repr(self) -> str:
+        name, value = ("lambda1", self.lambda1) if self.lambda1_ratio is None else ("lambda1_ratio", self.lambda1_ratio)
+        learnt = self.log_lambda2 is not None
+        return (
+            f"{name}={value}, lambda2={self.lambda2}, group_size={self.group_size}, refit={self.refit}, "
+            f"dual_reg={self.dual_reg}, tol={self.tol}, learn_penalties={learnt}, {super().extra_repr()}"
+        )
+
+
+class RidgeHead(_FewShotHead):
+    """Ridge regression on the support set in closed form, the head of R2-D2 (Bertinetto et al. 2019).
+
+    Minimises 1/2 sum_i c_i ||W f_i - t_i||^2 + lambda2 / 2 ||W||^2 with targets t_i = one-hot(y_i) - 1 / n_way, in the
+    Gram matrix of the support samples.
+
+    Args:
+        lambda2: squared-norm penalty, weighed against the sum of squared errors; > 0.
+        center, normalize, scale, learn_scale, learn_penalties: as in `SparseSVMHead`.
+    """
+
+    log_lambda2: nn.Parameter | None
+
+    def __init__(
+        self,
+        *,
+        lambda2: float = 0.1,
+        center: bool = True,
+        normalize: bool = True,
+        scale: float = 10.0,
+        learn_scale: bool = True,
+        learn_penalties: bool = False,
+    ) -> None:
+        super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
+        self.lambda2 = _positive("lambda2", lambda2)
+        self.log_lambda2 = _log_parameter(lambda2) if learn_penalties else None
+
+    def _fit_linear(
+        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
+    ) -> tuple[Tensor, None]:
+        lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
+        targets = _one_hot(labels, n_way, features.dtype) - 1 / n_way
+        # (F' C F + lambda2 I)^-1 F' C T = F' C (F F' C + lambda2 I)^-1 T. Without square roots of the weights C, the
+        # gradient exists at weight zero too.
+        weight = 1.0 if sample_weight is None else sample_weight.unsqueeze(-1)
+        gram = (weight * (features @ features.mT)).mT
+        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        coefficients = weight * torch.linalg.solve(gram + lambda2 * identity, targets)
+        return coefficients.mT @ features, None
+
+    def extra_repr(self) -> str:
+        return f"lambda2={self.lambda2}, learn_penalties={self.log_lambda2 is not None}, {super().extra_repr()}"
+
+
+class PrototypeHead(_FewShotHead):
+    """Nearest class mean, the head of Prototypical Networks (Snell et al. 2017).
+
+    Logits are minus the squared Euclidean distances to the class means, less the squared norm of the query: a term
+    common to all classes, which changes neither predictions nor cross entropy. A class without support samples is
+    never predicted.
+
+    Args:
+        center, normalize, scale, learn_scale: as in `SparseSVMHead`.
+    """
+
+    def __init__(
+        self, *, center: bool = True, normalize: bool = True, scale: float = 10.0, learn_scale: bool = True
+    ) -> None:
+        super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
+
+    def _fit_linear(
+        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        members = _one_hot(labels, n_way, features.dtype)
+        if sample_weight is not None:
+            members = members * sample_weight.unsqueeze(-1)
+        total = members.sum(-2)
+        empty = total == 0
+        prototypes = members.mT @ features / torch.where(empty, 1.0, total).unsqueeze(-1)
+        # Hugely negative but finite for an empty class: the gradient of the scale must not meet 0 * inf.
+        never = -math.sqrt(torch.finfo(features.dtype).max)
+        bias = torch.where(empty, never, -prototypes.square().sum(-1))
+        return 2 * prototypes, bias
+
+
+def _full_precision(tensor: Tensor) -> torch.autocast:
+    """No autocast inside: the solvers work in float32 at least."""
+    return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+def _weighted_mean(values: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """Mean over the samples, (..., 1, n); zero when all samples are absent."""
+    if sample_weight is None:
+        return values.mean(-2, keepdim=True)
+    weight = sample_weight.unsqueeze(-1)
+    total = weight.sum(-2, keepdim=True)
+    return (weight * values).sum(-2, keepdim=True) / torch.where(total > 0, total, 1.0)
+
+
+def _standardize(features: Tensor, mean: Tensor | None, norm: Tensor | None) -> Tensor:
+    if mean is not None:
+        features = features - mean
+    return features if norm is None else features / norm
+
+
+def _one_hot(labels: Tensor, n_way: int, dtype: torch.dtype) -> Tensor:
+    # Not nn.functional.one_hot, which reads the labels' values and so cannot be mapped or compiled everywhere.
+    return (labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)).to(dtype)
+
+
+def _log_parameter(value: float | None) -> nn.Parameter | None:
+    return nn.Parameter(torch.tensor(math.log(value))) if value else None
+
+
+def _positive(name: str, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite; got {value}")
+    return value

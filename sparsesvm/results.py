@@ -1,0 +1,75 @@
+"""What a solve returns: the solution, its status codes, and how a failure is reported."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["ConvergenceError", "ConvergenceWarning", "RegularizationPath", "Solution", "StatusCode"]
+
+
+class ConvergenceWarning(UserWarning):
+    """A task stopped before its duality gap reached the tolerance."""
+
+
+class ConvergenceError(RuntimeError):
+    """A task stopped before its duality gap reached the tolerance, with `on_failure="raise"`."""
+
+
+class StatusCode(IntEnum):
+    """How a task ended; `sentence` says it in words."""
+
+    CONVERGED = 0
+    MAX_ITER = 1
+    STALLED = 2
+    NON_FINITE = 3
+
+    @property
+    def sentence(self) -> str:
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    StatusCode.CONVERGED: "the duality gap is within the tolerance",
+    StatusCode.MAX_ITER: "stopped at the iteration limit; raise max_iter, tol or lambda2",
+    StatusCode.STALLED: "stopped where rounding allows no further progress; raise tol or lambda2",
+    StatusCode.NON_FINITE: "the features of present samples hold NaN or infinity; the weights are NaN",
+}
+
+
+class Solution(NamedTuple):
+    """The solved tasks; `...` are the task dimensions of the features.
+
+    Attributes:
+        weights: (..., n_way, n_features), exact zeros outside the active groups; differentiable with respect to
+            features, lambda1, lambda2 and sample_weight.
+        dual: (..., n_support, n_way), a probability vector per sample; where it is not unique, one of them.
+        gap: (...,) float64, the duality gap at (weights, dual): an upper bound on the objective's distance from its
+            minimum, absolute, in units of the objective.
+        objective: (...,) float64, the objective at the weights: a sum over samples plus penalties.
+        n_iter: (...,) int64, outer iterations.
+        status: (...,) int8, a `StatusCode`.
+        active: (..., n_features / group_size) bool, groups with weights other than zero.
+    """
+
+    weights: Tensor
+    dual: Tensor
+    gap: Tensor
+    objective: Tensor
+    n_iter: Tensor
+    status: Tensor
+    active: Tensor
+
+
+class RegularizationPath(NamedTuple):
+    """Solutions along decreasing lambda1; every field has a leading axis of the penalties.
+
+    Attributes:
+        lambda1: (n_lambdas, ...), decreasing.
+        solution: `Solution` with fields (n_lambdas, ..., *).
+    """
+
+    lambda1: Tensor
+    solution: Solution
