@@ -7,7 +7,8 @@ own with a vmap rule, so that vmap, jacrev and jacfwd batch it. While compiling,
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,17 @@ _SECOND_ORDER = (
 )
 
 
+class Options(NamedTuple):
+    """The arguments of `_ops.solve` that are not tensors."""
+
+    n_way: int
+    group_size: int
+    dual_reg: float
+    tol: float
+    max_iter: int
+    on_failure: str
+
+
 class Solve(Function):
     @staticmethod
     def forward(
@@ -30,48 +42,29 @@ class Solve(Function):
         lambda1: Tensor,
         lambda2: Tensor,
         init_dual: Tensor | None,
-        n_way: int,
-        group_size: int,
-        dual_reg: float,
-        tol: float,
-        max_iter: int,
-        on_failure: str,
+        options: Options,
     ) -> Any:
-        solve = _ops.solve if _is_eager(features) else _ops.solve_op
-        return solve(
-            features,
-            labels,
-            sample_weight,
-            lambda1,
-            lambda2,
-            init_dual,
-            n_way,
-            group_size,
-            dual_reg,
-            tol,
-            max_iter,
-            on_failure,
-        )
+        # Eager code skips the dispatcher, which costs more than solving a small task.
+        solve = _ops.solve if _has_memory(features) else _ops.solve_op
+        return solve(features, labels, sample_weight, lambda1, lambda2, init_dual, *options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        features, labels, sample_weight, lambda1, lambda2, _, _, group_size, dual_reg, _, _, _ = inputs
+        options = inputs[-1]
         weights, dual, gap, objective, n_iter, status, active = output
-        ctx.save_for_backward(features, labels, sample_weight, lambda1, lambda2, weights, dual, status)
+        ctx.save_for_backward(*inputs[:5], weights, dual, status)
         ctx.mark_non_differentiable(dual, gap, objective, n_iter, status, active)
-        ctx.options = (group_size, dual_reg)
+        ctx.options = (options.group_size, options.dual_reg)
 
     @staticmethod
     def backward(ctx: Any, grad_weights: Tensor, *_: Tensor | None) -> Any:
-        gradients = Vjp.apply(*ctx.saved_tensors, grad_weights, *ctx.options)
-        grad_features, grad_sample_weight, grad_lambda1, grad_lambda2 = gradients
-        by_input = (grad_features, None, grad_sample_weight, grad_lambda1, grad_lambda2)
-        wanted = (g if need else None for g, need in zip(by_input, ctx.needs_input_grad, strict=False))
-        return (*wanted, *(None,) * 7)
+        grad_features, *others = Vjp.apply(*ctx.saved_tensors, grad_weights, *ctx.options)
+        gradients = (grad_features, None, *others, None, None)
+        return tuple(g if need else None for g, need in zip(gradients, ctx.needs_input_grad, strict=True))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        return _vmap(Solve, info, in_dims, args)
+        return _ops.fold_vmap(Solve.apply, info, in_dims, args)
 
 
 class SolveWithJvp(Solve):
@@ -82,16 +75,15 @@ class SolveWithJvp(Solve):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        features, _, sample_weight, lambda1, lambda2 = ctx.saved_tensors[:5]
+        features, _, sample_weight, lambda1, lambda2, *_ = ctx.saved_tensors
         given = (tangents[0], tangents[2], tangents[3], tangents[4])
         like = (features, sample_weight, lambda1, lambda2)
-        filled = [torch.zeros_like(x) if t is None else t for t, x in zip(given, like, strict=True)]
-        tangent_weights = Jvp.apply(*ctx.saved_tensors, *filled, *ctx.options)
-        return (tangent_weights, None, None, None, None, None, None)
+        filled = (torch.zeros_like(x) if t is None else t for t, x in zip(given, like, strict=True))
+        return (Jvp.apply(*ctx.saved_tensors, *filled, *ctx.options), None, None, None, None, None, None)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        return _vmap(SolveWithJvp, info, in_dims, args)
+        return _ops.fold_vmap(SolveWithJvp.apply, info, in_dims, args)
 
 
 class _OnceDifferentiable(Function):
@@ -137,7 +129,7 @@ class Vjp(_OnceDifferentiable):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        return _vmap(Vjp, info, in_dims, args)
+        return _ops.fold_vmap(Vjp.apply, info, in_dims, args)
 
 
 class Jvp(_OnceDifferentiable):
@@ -177,36 +169,29 @@ class Jvp(_OnceDifferentiable):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        return _vmap(Jvp, info, in_dims, args)
+        return _ops.fold_vmap(Jvp.apply, info, in_dims, args)
 
 
-def _is_eager(features: Tensor) -> bool:
-    """Whether the tensors have memory to read: not while compiling, exporting or tracing with fake tensors."""
+# Function.apply asks for the signature of `forward` at every call; found here, it need not be inspected each time.
+for _forward in (Solve.forward, Vjp.forward, Jvp.forward):
+    _forward.__signature__ = inspect.signature(_forward)  # type: ignore[attr-defined]
+
+
+def _has_memory(features: Tensor) -> bool:
+    """Whether there are numbers to read: not while compiling, exporting or tracing with fake tensors."""
     return not torch.compiler.is_compiling() and type(features) in (Tensor, torch.nn.Parameter)
 
 
-def _vmap(function: type[Function], info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> Any:
-    """Fold the mapped axis into the task axis, call once, unfold."""
-    size = info.batch_size
-
-    def fold(argument: Any, dim: int | None) -> Any:
-        if not isinstance(argument, Tensor):
-            return argument
-        mapped = argument.expand(size, *argument.shape) if dim is None else argument.movedim(dim, 0)
-        return mapped.flatten(0, 1)
-
-    def unfold(output: Tensor) -> Tensor:
-        return output.unflatten(0, (size, output.shape[0] // size))
-
-    outputs = function.apply(*(fold(argument, dim) for argument, dim in zip(args, in_dims, strict=True)))
-    if isinstance(outputs, Tensor):
-        return unfold(outputs), 0
-    return tuple(unfold(output) for output in outputs), (0,) * len(outputs)
-
-
-def apply(features: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def apply(
+    features: Tensor,
+    labels: Tensor,
+    sample_weight: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    init_dual: Tensor | None,
+    options: Options,
+) -> tuple[Tensor, ...]:
     """The fields of `Solution` for folded tasks; see `_ops.solve` for the arguments."""
     function = Solve if torch.compiler.is_compiling() else SolveWithJvp
-    solution: tuple[Tensor, ...] = function.apply(features, *arguments)
-    return solution
-
+    fields: tuple[Tensor, ...] = function.apply(features, labels, sample_weight, lambda1, lambda2, init_dual, options)
+    return fields

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from sparsesvm import _core
+
+USABLE_DEVICES = ("cpu",)
+"""Device types that `solve` accepts."""
 
 
 def backends() -> dict[str, dict[str, Any]]:
@@ -17,9 +19,3 @@ def backends() -> dict[str, dict[str, Any]]:
         between them in the last digits.
     """
     return _core.backends()
-
-
-@cache
-def usable_devices() -> tuple[str, ...]:
-    """Device types that `solve` accepts."""
-    return ("cpu", "cuda") if backends()["cuda"]["usable"] else ("cpu",)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsesvm import _autograd, _checks, reference
-from sparsesvm._backends import usable_devices
+from sparsesvm._backends import USABLE_DEVICES
 from sparsesvm.results import RegularizationPath, Solution
 
 __all__ = ["decision_function", "duality_gap", "lambda1_max", "regularization_path", "solve"]
@@ -71,7 +71,7 @@ def solve(
     optimality conditions on the active groups and the free dual coordinates.
     """
     _checks.check_features(features)
-    _checks.check_device(features, usable_devices())
+    _checks.check_device(features, USABLE_DEVICES)
     _checks.check_labels(labels, features)
     _checks.check_one_penalty(lambda1, lambda1_ratio)
     _checks.check_penalty("lambda2", lambda2, features, positive=True)
@@ -101,12 +101,7 @@ def solve(
         _per_task(lambda1, features, tasks, n_tasks),
         _per_task(lambda2, features, tasks, n_tasks),
         init_dual,
-        n_way,
-        group_size,
-        float(dual_reg),
-        float(tol),
-        max_iter,
-        on_failure,
+        _autograd.Options(n_way, group_size, float(dual_reg), float(tol), max_iter, on_failure),
     )
     if len(tasks) == 1:
         return Solution(*fields)
