@@ -28,7 +28,7 @@ inline void project_simplex(double* x, index k, double total) {
         ++support;
       }
     }
-    if (support == 0 || support == kept) break;
+    if (support == 0 || (kept >= 0 && support >= kept)) break;  // ">=": rounding may readmit an entry, for ever
     kept = support;
     threshold = (sum - total) / static_cast<double>(support);
   }
