@@ -23,6 +23,7 @@ class DualSolver {
     task_ = Task<T>::take(arena, batch);
     state_ = DualState<Passes, T>::take(arena, n, m, k, groups);
     best_ = arena.take<double>(n * k);
+    first_try_ = arena.take<double>(n * k);
     set_ = WorkingSet<T>::take(arena, n, m, k, groups);
     block_ = BlockScratch::take(arena, k);
     newton_ = NewtonScratch::take(arena, n, k, groups, batch.group_size);
@@ -31,11 +32,14 @@ class DualSolver {
 
   void solve(const SolveArguments<T>& arguments, index number) {
     task_.bind(arguments.batch, number);
-    newton_.has_gram = false;
-    first_order_.lipschitz = 0;
     start(arguments, number);
+    const double target = arguments.tol * task_.total_weight;
+    const index first_try = arguments.max_iter * 2 / 5;
     index iterations = 0;
-    const Status status = iterate(arguments.tol * task_.total_weight, arguments.max_iter, iterations);
+    Status status = iterate(target, task_.lambda1 > 0 ? first_try : arguments.max_iter, iterations);
+    if (task_.lambda1 > 0 && (status == Status::max_iter || status == Status::stalled) && iterations < arguments.max_iter) {
+      status = approach_from_large_lambda2(arguments, number, target, iterations);
+    }
     write(arguments, number, status, iterations);
   }
 
@@ -56,22 +60,53 @@ class DualSolver {
     warm_ = arguments.init_dual != nullptr;
   }
 
+  // Where lambda2 is tiny the dual is nearly a linear program, and Newton steps from far away stall. Each problem of this sequence
+  // starts at the solution of one with ten times its lambda2. The better of both attempts is kept.
+  Status approach_from_large_lambda2(const SolveArguments<T>& arguments, index number, double target, index& iterations) {
+    const index size = task_.n * task_.k;
+    const double lambda2 = task_.lambda2, smoothing = task_.smoothing, first_gap = best_gap_;
+    for (index e = 0; e < size; ++e) first_try_[e] = best_[e];
+    start(arguments, number);
+    for (double factor = 1e5; factor > 5; factor *= 0.1) {
+      task_.lambda2 = lambda2 * factor;
+      task_.smoothing = smoothing / factor;
+      const double loose = target > 1e-5 * task_.total_weight ? target : 1e-5 * task_.total_weight;
+      iterate(loose, iterations + 10 < arguments.max_iter ? iterations + 10 : arguments.max_iter, iterations);
+      for (index e = 0; e < size; ++e) state_.dual[e] = best_[e];
+      warm_ = true;
+    }
+    task_.lambda2 = lambda2;
+    task_.smoothing = smoothing;
+    const Status status = iterate(target, arguments.max_iter, iterations);
+    if (best_gap_ > first_gap) {
+      for (index e = 0; e < size; ++e) best_[e] = first_try_[e];
+      best_is_current_ = false;
+    }
+    return status;
+  }
+
+  // Outer iterations from state_.dual until the certificate, counted on from `iterations` up to max_iter.
   Status iterate(double target, index max_iter, index& iterations) {
-    double best_gap = 0, reference_gap = 0;
+    newton_.has_gram = false;
+    first_order_.lipschitz = 0;
+    const index first = iterations;
+    double& best_gap = best_gap_;
+    best_gap = 0;
+    double reference_gap = 0;
     index since_progress = 0, stalls = 0;
     bool prefer_first_order = false;
-    for (iterations = 0;; ++iterations) {
+    for (;; ++iterations) {
       state_.evaluate(task_, state_.dual);
       state_.certify(task_);
       if (!(state_.gap <= 1e300) || !(state_.objective <= 1e300)) return Status::non_finite;
-      best_is_current_ = iterations == 0 || state_.gap < best_gap;
+      best_is_current_ = iterations == first || state_.gap < best_gap;
       if (best_is_current_) {
         best_gap = state_.gap;
         keep_best();
       }
       if (best_gap <= target) return Status::converged;
-      if (iterations == max_iter) return Status::max_iter;
-      if (iterations == 0 || best_gap < 0.5 * reference_gap) {
+      if (iterations >= max_iter) return Status::max_iter;
+      if (iterations == first || best_gap < 0.5 * reference_gap) {
         reference_gap = best_gap;
         since_progress = 0;
         stalls = 0;
@@ -81,7 +116,7 @@ class DualSolver {
         prefer_first_order = !prefer_first_order;
         if (++stalls >= 8) return Status::stalled;
       }
-      advance(target, iterations, prefer_first_order);
+      advance(target, iterations - first, prefer_first_order);
     }
   }
 
@@ -192,7 +227,9 @@ class DualSolver {
 
   Task<T> task_;
   DualState<Passes, T> state_;
-  double* best_;
+  double* best_;       // (n, k) dual of the smallest gap of this attempt
+  double* first_try_;  // (n, k) that of the attempt before
+  double best_gap_ = 0;
   WorkingSet<T> set_;
   BlockScratch block_;
   NewtonScratch newton_;
