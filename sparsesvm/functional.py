@@ -306,4 +306,49 @@ def _penalty_bound(
 def _exact_lambda1_max(
     features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, group_size: int
 ) -> Tensor:
-    raise NotImplementedError
+    """Dinkelbach's iteration on lambda1_max = max_W sum_i c_i min_{l != y_i} (W_{y_i} - W_l) . f_i / sum_G ||W_:G||.
+
+    With lambda2 so large that no margin reaches one, `solve` maximises numerator - lambda1 * denominator - ridge: its weights
+    bound the ratio from below, its dual from above, converged or not.
+    """
+    single = features.dtype == torch.float32
+    features = features.double()
+    weight = features.new_ones(features.shape[:-1]) if sample_weight is None else sample_weight.double()
+    is_class = labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)
+    upper = _penalty_bound(features, is_class, (~is_class).double(), weight, group_size)
+    if n_way == 1:
+        return upper.float() if single else upper
+    norms = features.norm(dim=-1)
+    lambda2 = 4 * (weight * norms).sum(-1) * norms.amax(-1)
+    lambda2 = torch.where(lambda2 > 0, lambda2, 1.0)
+    lower, dual = torch.zeros_like(upper), None
+    for iteration in range(_DINKELBACH_ITERATIONS):
+        solution = solve(
+            features,
+            labels,
+            lambda1=0.5 * upper if iteration == 0 else lower,
+            lambda2=lambda2,
+            n_way=n_way,
+            sample_weight=weight,
+            group_size=group_size,
+            tol=1e-12,
+            max_iter=30,
+            init_dual=dual,
+            on_failure="ignore",
+        )
+        scores, dual = decision_function(features, solution.weights), solution.dual
+        margin = scores.where(is_class, 0.0).sum(-1) - scores.masked_fill(is_class, -math.inf).amax(-1)
+        length = reference.group_norms(solution.weights, group_size).sum(-1)
+        ratio = (weight * margin).sum(-1) / torch.where(length > 0, length, 1.0)
+        lower = torch.maximum(lower, ratio)
+        upper = torch.minimum(
+            upper, _penalty_bound(features, is_class, dual.masked_fill(is_class, 0.0), weight, group_size)
+        )
+        if (upper <= (1 + _BRACKET) * lower).all():
+            break
+    # Rounded up to the next single, so that the weights vanish in that type too.
+    return (upper * (1 + 1e-7)).float() if single else upper
+
+
+_DINKELBACH_ITERATIONS = 12
+_BRACKET = 1e-4

@@ -1,0 +1,129 @@
+"""Random problems in numpy, shared by tests and benchmarks; the generator given fixes the problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+
+def episode(
+    rng: Generator, n_way: int, n_samples: int, n_features: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Features (n_samples, n_features) like the last activations of an encoder, and balanced labels.
+
+    relu(0.6 * class mean + 0.7 * noise + 0.1) of standard normals, divided so that the mean squared row norm is one.
+    """
+    labels = np.arange(n_samples) % n_way
+    features = _activations(rng, labels, n_way, n_features)
+    return features / _root_mean_square_norm(features), labels
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The arguments of `sparsesvm.solve` for one task, in numpy; `family` names what makes it hard."""
+
+    features: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    n_way: int
+    lambda1: float
+    lambda2: float
+    sample_weight: NDArray[np.float64]
+    group_size: int = 1
+    dual_reg: float = 0.0
+    family: tuple[str, ...] = ()
+
+    def scaled(self, scale: float) -> Problem:
+        """The same problem in other units of the features: its weights are those of this one, divided by `scale`."""
+        return replace(
+            self, features=self.features * scale, lambda1=self.lambda1 * scale, lambda2=self.lambda2 * scale**2
+        )
+
+
+def uniform_bound(
+    features: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    n_way: int,
+    sample_weight: NDArray[np.float64],
+    group_size: int,
+) -> float:
+    """The upper bound on the largest useful lambda1 that takes the dual uniform over the wrong classes."""
+    one_hot = np.eye(n_way)[labels]
+    residual = one_hot - (1 - one_hot) / max(n_way - 1, 1)
+    correlation = (sample_weight[:, None] * residual).T @ features
+    squared = (correlation**2).sum(0).reshape(-1, group_size).sum(1)
+    return float(np.sqrt(squared.max()))
+
+
+def adversarial(rng: Generator, *, max_samples: int = 100, max_features: int = 2000) -> Problem:
+    """A problem drawn from a mixture of what breaks solvers.
+
+    Sizes are n_way 2..20, n 1..max_samples and m 1..max_features, the latter two log-uniform. Independently of each other
+    the draw may hold duplicated rows (of any label), dead columns, zero rows, a single class, classes that never occur,
+    entries on a coarse grid (ties), columns of very different size, sample weights with zeros, groups, a smoothed hinge,
+    and units of the features from 1e-6 to 1e6 with the penalties in the same units. In units where the mean squared row
+    norm is one, lambda2 is log-uniform in 1e-4..1e2 (one in seven: from 1e-6), and lambda1 runs from zero to beyond the
+    value at which all weights vanish.
+    """
+    n_way = int(rng.integers(2, 21))
+    n_samples, n_features = _log_uniform(rng, max_samples), _log_uniform(rng, max_features)
+    labels = rng.integers(0, n_way, n_samples)
+    family = []
+
+    def happens(probability: float, name: str) -> bool:
+        if rng.random() >= probability:
+            return False
+        family.append(name)
+        return True
+
+    if happens(0.3, "signed"):
+        features = rng.normal(size=(n_samples, n_features))
+    else:
+        features = _activations(rng, labels, n_way, n_features)
+    if happens(0.25, "duplicates"):
+        features[rng.integers(0, n_samples, n_samples // 2 + 1)] = features[rng.integers(0, n_samples)]
+    if happens(0.2, "dead columns"):
+        features[:, rng.random(n_features) < 0.3] = 0
+    if happens(0.15, "zero rows"):
+        features[rng.random(n_samples) < 0.2] = 0
+    if happens(0.1, "one class"):
+        labels = np.full(n_samples, rng.integers(0, n_way))
+    if happens(0.15, "missing classes"):
+        labels = labels % max(1, n_way // 2)
+    if happens(0.15, "ties"):
+        features = np.round(features * 2) / 2
+    if happens(0.05, "column scales"):
+        features = features * np.exp(3 * rng.normal(size=n_features))
+    features = features / _root_mean_square_norm(features)
+    sample_weight = np.ones(n_samples)
+    if happens(0.3, "weights"):
+        sample_weight = rng.uniform(0, 3, n_samples) * (rng.random(n_samples) < 0.8)
+    lambda2 = 10 ** rng.uniform(-6 if happens(0.15, "weak ridge") else -4, 2)
+    group_size = 1
+    if happens(0.2, "groups"):
+        group_size = int(rng.choice([size for size in range(1, n_features + 1) if n_features % size == 0]))
+    dual_reg = float(rng.choice([0.1, 1.0])) if happens(0.33, "smoothed") else 0.0
+    shares = [0.0, rng.uniform(0, 0.3), rng.uniform(0.3, 0.8), rng.uniform(0.6, 1), 1.0, 1.2]
+    lambda1 = float(rng.choice(shares)) * uniform_bound(features, labels, n_way, sample_weight, group_size)
+    problem = Problem(
+        features, labels, n_way, lambda1, lambda2, sample_weight, group_size, dual_reg, family=tuple(family)
+    )
+    if happens(0.5, "scale"):
+        problem = problem.scaled(10 ** rng.uniform(-6, 6))
+    return replace(problem, family=tuple(family))
+
+
+def _activations(rng: Generator, labels: NDArray[np.int64], n_way: int, n_features: int) -> NDArray[np.float64]:
+    means = rng.normal(size=(n_way, n_features))
+    noise = rng.normal(size=(len(labels), n_features))
+    return np.maximum(0.6 * means[labels] + 0.7 * noise + 0.1, 0)
+
+
+def _root_mean_square_norm(features: NDArray[np.float64]) -> float:
+    return float(np.sqrt((features**2).sum(1).mean())) or 1.0
+
+
+def _log_uniform(rng: Generator, largest: int) -> int:
+    return int(np.exp(rng.uniform(0, np.log(largest))) + 0.5)

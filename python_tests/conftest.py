@@ -1,0 +1,52 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))  # so that `benchmarks`, which is not installed, can be imported
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random numbers in numpy, the same for every test."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """Random numbers in torch, the same for every test."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def four_threads():
+    """Torch's thread count set to four, and put back after the test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def reference_folder() -> Path:
+    """Where the stored reference solutions may lie: SPARSESVM_REFERENCE, or beside the checkout."""
+    return Path(os.environ.get("SPARSESVM_REFERENCE", REPOSITORY.parent / "shared" / "reference"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per reference file; where there are none, one test skipped with the reason."""
+    if "reference_file" not in metafunc.fixturenames:
+        return
+    files = sorted(reference_folder().glob("*.npz"))
+    if files:
+        metafunc.parametrize("reference_file", files, ids=lambda path: path.stem)
+        return
+    reason = f"no reference solutions in {reference_folder()}; set SPARSESVM_REFERENCE to the folder that holds them"
+    metafunc.parametrize("reference_file", [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="absent")])
