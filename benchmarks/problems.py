@@ -9,9 +9,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 
-def episode(
-    rng: Generator, n_way: int, n_samples: int, n_features: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def episode(rng: Generator, n_way: int, n_samples: int, n_features: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Features (n_samples, n_features) like the last activations of an encoder, and balanced labels.
 
     relu(0.6 * class mean + 0.7 * noise + 0.1) of standard normals, divided so that the mean squared row norm is one.
@@ -37,9 +35,7 @@ class Problem:
 
     def scaled(self, scale: float) -> Problem:
         """The same problem in other units of the features: its weights are those of this one, divided by `scale`."""
-        return replace(
-            self, features=self.features * scale, lambda1=self.lambda1 * scale, lambda2=self.lambda2 * scale**2
-        )
+        return replace(self, features=self.features * scale, lambda1=self.lambda1 * scale, lambda2=self.lambda2 * scale**2)
 
 
 def uniform_bound(
@@ -107,9 +103,7 @@ def adversarial(rng: Generator, *, max_samples: int = 100, max_features: int = 2
     dual_reg = float(rng.choice([0.1, 1.0])) if happens(0.33, "smoothed") else 0.0
     shares = [0.0, rng.uniform(0, 0.3), rng.uniform(0.3, 0.8), rng.uniform(0.6, 1), 1.0, 1.2]
     lambda1 = float(rng.choice(shares)) * uniform_bound(features, labels, n_way, sample_weight, group_size)
-    problem = Problem(
-        features, labels, n_way, lambda1, lambda2, sample_weight, group_size, dual_reg, family=tuple(family)
-    )
+    problem = Problem(features, labels, n_way, lambda1, lambda2, sample_weight, group_size, dual_reg, family=tuple(family))
     if happens(0.5, "scale"):
         problem = problem.scaled(10 ** rng.uniform(-6, 6))
     return replace(problem, family=tuple(family))

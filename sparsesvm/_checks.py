@@ -18,8 +18,7 @@ def check_features(features: Tensor, name: str = "features") -> None:
         raise TypeError(f"{name} must be a dense tensor; got {features.layout}. Convert with {name}.to_dense().")
     if features.dim() < 2:
         raise ValueError(
-            f"{name} must have shape (..., n_support, n_features); got {_shape(features)}. "
-            "For a single sample use unsqueeze(0)."
+            f"{name} must have shape (..., n_support, n_features); got {_shape(features)}. For a single sample use unsqueeze(0)."
         )
     if 0 in features.shape[-2:]:
         raise ValueError(f"{name} must hold at least one sample and one feature; got shape {_shape(features)}")
@@ -113,9 +112,7 @@ def check_one_penalty(lambda1: float | Tensor | None, lambda1_ratio: float | Ten
         raise ValueError(f"exactly one of lambda1 and lambda1_ratio is required; got {got}")
 
 
-def check_options(
-    features: Tensor, group_size: int, dual_reg: float, tol: float, max_iter: int, on_failure: str
-) -> None:
+def check_options(features: Tensor, group_size: int, dual_reg: float, tol: float, max_iter: int, on_failure: str) -> None:
     check_group_size(features, group_size)
     _check_number("dual_reg", dual_reg)
     _check_number("tol", tol)
@@ -135,9 +132,7 @@ def check_group_size(features: Tensor, group_size: int) -> None:
 
 def _check_same(tensor: Tensor, features: Tensor, name: str, shape: tuple[int, ...] | torch.Size) -> None:
     if tuple(tensor.shape) != tuple(shape):
-        raise ValueError(
-            f"{name} must have shape {tuple(shape)} to match features {_shape(features)}; got {_shape(tensor)}"
-        )
+        raise ValueError(f"{name} must have shape {tuple(shape)} to match features {_shape(features)}; got {_shape(tensor)}")
     if tensor.device != features.device:
         raise TypeError(
             f"{name} must be on the device of features, {features.device}; got {tensor.device}. "

@@ -217,9 +217,7 @@ def _(
     return torch.empty_like(weights, memory_format=torch.contiguous_format)
 
 
-def fold_vmap(
-    function: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
-) -> tuple[Any, Any]:
+def fold_vmap(function: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
     """The vmap rule of all: fold the mapped axis into the task axis, call once, unfold."""
     size = info.batch_size
 

@@ -82,9 +82,7 @@ def solve(
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     if lambda1_ratio is not None:
         _checks.check_penalty("lambda1_ratio", lambda1_ratio, features)
-        bound = lambda1_max(
-            features.detach(), labels, n_way=n_way, sample_weight=sample_weight, group_size=group_size
-        ).detach()
+        bound = lambda1_max(features.detach(), labels, n_way=n_way, sample_weight=sample_weight, group_size=group_size).detach()
         lambda1 = lambda1_ratio * bound.double()
     else:
         assert lambda1 is not None
@@ -284,9 +282,7 @@ def _folded_weight(sample_weight: Tensor | None, features: Tensor, n_tasks: int)
     return sample_weight.double().reshape(n_tasks, features.shape[-2])
 
 
-def _penalty_bound(
-    features: Tensor, is_class: Tensor, wrong: Tensor, sample_weight: Tensor | None, group_size: int
-) -> Tensor:
+def _penalty_bound(features: Tensor, is_class: Tensor, wrong: Tensor, sample_weight: Tensor | None, group_size: int) -> Tensor:
     """max_G ||((c (Y - Lambda))^T F)_:G|| for the dual `wrong` (..., n, k), its rows rescaled to sum to one.
 
     Rounded up by the bound on the rounding error, so that W is exactly zero from there on.
@@ -303,9 +299,7 @@ def _penalty_bound(
     return largest * (1 + 4 * features.shape[-2] * torch.finfo(features.dtype).eps)
 
 
-def _exact_lambda1_max(
-    features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, group_size: int
-) -> Tensor:
+def _exact_lambda1_max(features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, group_size: int) -> Tensor:
     """Dinkelbach's iteration on lambda1_max = max_W sum_i c_i min_{l != y_i} (W_{y_i} - W_l) . f_i / sum_G ||W_:G||.
 
     With lambda2 so large that no margin reaches one, `solve` maximises numerator - lambda1 * denominator - ridge: its weights
@@ -341,9 +335,7 @@ def _exact_lambda1_max(
         length = reference.group_norms(solution.weights, group_size).sum(-1)
         ratio = (weight * margin).sum(-1) / torch.where(length > 0, length, 1.0)
         lower = torch.maximum(lower, ratio)
-        upper = torch.minimum(
-            upper, _penalty_bound(features, is_class, dual.masked_fill(is_class, 0.0), weight, group_size)
-        )
+        upper = torch.minimum(upper, _penalty_bound(features, is_class, dual.masked_fill(is_class, 0.0), weight, group_size))
         if (upper <= (1 + _BRACKET) * lower).all():
             break
     # Rounded up to the next single, so that the weights vanish in that type too.

@@ -224,17 +224,13 @@ class SparseSVMHead(_FewShotHead):
         self.log_lambda2 = _log_parameter(lambda2) if learn_penalties else None
         self.last_solution: Solution | None = None
 
-    def _fit_linear(
-        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
-    ) -> tuple[Tensor, None]:
+    def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, None]:
         lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
         solution = self._solve(features, labels, n_way, sample_weight, lambda2, **self._group_penalty())
         if self.refit:
             used = solution.active.repeat_interleave(self.group_size, -1).unsqueeze(-2)
             # A zero column has zero weights at any lambda1, and the product stops its gradient.
-            solution = self._solve(
-                features * used, labels, n_way, sample_weight, lambda2, lambda1=0.0, init_dual=solution.dual
-            )
+            solution = self._solve(features * used, labels, n_way, sample_weight, lambda2, lambda1=0.0, init_dual=solution.dual)
         self.last_solution = Solution(*(field.detach() for field in solution))
         return solution.weights, None
 
@@ -307,9 +303,7 @@ class RidgeHead(_FewShotHead):
         self.lambda2 = _positive("lambda2", lambda2)
         self.log_lambda2 = _log_parameter(lambda2) if learn_penalties else None
 
-    def _fit_linear(
-        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
-    ) -> tuple[Tensor, None]:
+    def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, None]:
         lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
         targets = _one_hot(labels, n_way, features.dtype) - 1 / n_way
         # (F' C F + lambda2 I)^-1 F' C T = F' C (F F' C + lambda2 I)^-1 T. Without square roots of the weights C, the
@@ -335,14 +329,10 @@ class PrototypeHead(_FewShotHead):
         center, normalize, scale, learn_scale: as in `SparseSVMHead`.
     """
 
-    def __init__(
-        self, *, center: bool = True, normalize: bool = True, scale: float = 10.0, learn_scale: bool = True
-    ) -> None:
+    def __init__(self, *, center: bool = True, normalize: bool = True, scale: float = 10.0, learn_scale: bool = True) -> None:
         super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
 
-    def _fit_linear(
-        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, Tensor]:
         members = _one_hot(labels, n_way, features.dtype)
         if sample_weight is not None:
             members = members * sample_weight.unsqueeze(-1)

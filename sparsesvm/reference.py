@@ -157,9 +157,7 @@ def make_problem(
     return Problem(features, one_hot, weight, per_task(lambda1), per_task(lambda2), group_size, dual_reg)
 
 
-def solve(
-    problem: Problem, *, tol: float = 1e-12, max_iter: int = 100_000, init_dual: Tensor | None = None
-) -> ReferenceSolution:
+def solve(problem: Problem, *, tol: float = 1e-12, max_iter: int = 100_000, init_dual: Tensor | None = None) -> ReferenceSolution:
     """Maximise the dual by accelerated projected gradient until every gap <= tol * sum_i c_i, or for max_iter steps."""
     problem = problem.detach()
     dual = problem.one_hot if init_dual is None else project_simplex(init_dual.double())
