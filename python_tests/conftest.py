@@ -11,7 +11,7 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))  # so that `benchmarks`, which is not installed, can be imported
+sys.path.append(str(REPOSITORY))  # for `benchmarks`, which is not installed; last, so that `sparsesvm` is the installed one
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ class Solve(Function):
 
     @staticmethod
     def backward(ctx: Any, grad_weights: Tensor, *_: Tensor | None) -> Any:
-        grad_features, *others = Vjp.apply(*ctx.saved_tensors, grad_weights, *ctx.options)
+        grad_features, *others = Vjp.apply(*ctx.saved_tensors, grad_weights, *ctx.options)  # type: ignore[no-untyped-call]
         gradients = (grad_features, None, *others, None, None)
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs_input_grad, strict=True))
 
@@ -79,7 +79,7 @@ class SolveWithJvp(Solve):
         given = (tangents[0], tangents[2], tangents[3], tangents[4])
         like = (features, sample_weight, lambda1, lambda2)
         filled = (torch.zeros_like(x) if t is None else t for t, x in zip(given, like, strict=True))
-        return (Jvp.apply(*ctx.saved_tensors, *filled, *ctx.options), None, None, None, None, None, None)
+        return (Jvp.apply(*ctx.saved_tensors, *filled, *ctx.options), None, None, None, None, None, None)  # type: ignore[no-untyped-call]
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
@@ -174,7 +174,7 @@ class Jvp(_OnceDifferentiable):
 
 # Function.apply asks for the signature of `forward` at every call; found here, it need not be inspected each time.
 for _forward in (Solve.forward, Vjp.forward, Jvp.forward):
-    _forward.__signature__ = inspect.signature(_forward)  # type: ignore[attr-defined]
+    vars(_forward)["__signature__"] = inspect.signature(_forward)
 
 
 def _has_memory(features: Tensor) -> bool:
@@ -193,5 +193,5 @@ def apply(
 ) -> tuple[Tensor, ...]:
     """The fields of `Solution` for folded tasks; see `_ops.solve` for the arguments."""
     function = Solve if torch.compiler.is_compiling() else SolveWithJvp
-    fields: tuple[Tensor, ...] = function.apply(features, labels, sample_weight, lambda1, lambda2, init_dual, options)
+    fields: tuple[Tensor, ...] = function.apply(features, labels, sample_weight, lambda1, lambda2, init_dual, options)  # type: ignore[no-untyped-call]
     return fields

@@ -228,7 +228,7 @@ def fold_vmap(function: Callable[..., Any], info: Any, in_dims: tuple[int | None
         return mapped.flatten(0, 1)
 
     def unfold(output: Tensor) -> Tensor:
-        return output.unflatten(0, (size, output.shape[0] // size))
+        return output.reshape(size, output.shape[0] // size, *output.shape[1:])
 
     outputs = function(*(fold(argument, dim) for argument, dim in zip(args, in_dims, strict=True)))
     if isinstance(outputs, Tensor):

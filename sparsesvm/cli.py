@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument("--output", type=Path, default=Path("sparsesvm-demo"), help="folder for the table and the picture")
-    demo.add_argument("--steps", type=_positive, default=300, help="training steps of each head")
+    demo.add_argument("--steps", type=_positive, default=600, help="training steps of each head")
     demo.add_argument("--episodes", type=_positive, default=600, help="test episodes")
     demo.add_argument("--seed", type=int, default=0, help="of the initial weights and all draws")
     chosen = parser.parse_args(arguments)

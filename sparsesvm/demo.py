@@ -186,16 +186,19 @@ def table(scores: dict[str, dict[int, Score]], shares: dict[str, float], n_episo
     """The results as text."""
     lines = [
         f"Digits 5 to 9 after training on 0 to 4: {WAY}-way accuracy in % over {n_episodes} episodes, with 95 % interval",
-        f"{'head':12}" + "".join(f"{f'{shot}-shot':>14}{'features used':>15}" for shot in SHOTS) + f"{'gap / n':>10}{'head time':>11}",
+        f"{'head':12}" + "".join(f"{f'{shot}-shot':>14}{'features':>10}" for shot in SHOTS) + f"{'gap / n':>10}{'head time':>11}",
     ]
     for name, of_shot in scores.items():
         cells = "".join(
-            f"{f'{score.accuracy:.1f} ± {score.interval:.1f}':>14}{f'{score.features_used:.1f} %':>15}" for score in of_shot.values()
+            f"{f'{score.accuracy:.1f} ± {score.interval:.1f}':>14}{f'{score.features_used:.1f} %':>10}"
+            for score in of_shot.values()
         )
         gaps = [score.largest_gap for score in of_shot.values() if score.largest_gap is not None]
         gap = f"{max(gaps):.0e}" if gaps else "-"
         lines.append(f"{name:12}{cells}{gap:>10}{f'{100 * shares[name]:.0f} %':>11}")
-    lines.append("gap / n: largest certified distance from the optimum, per sample; head time: share of the training step")
+    lines.append(
+        "features: share with weights other than zero; gap / n: largest certified distance from the optimum, per sample; head time: share of the training step"
+    )
     return "\n".join(lines)
 
 
@@ -215,7 +218,7 @@ def _draw(sweep: dict[float, dict[int, Score]], path: Path) -> None:
     for shot in SHOTS:
         chosen = [of_shot[shot] for of_shot in sweep.values()]
         label = f"{shot}-shot"
-        above.errorbar(list(sweep), [s.accuracy for s in chosen], [s.interval for s in chosen], marker="o", capsize=3, label=label)
+        above.errorbar(list(sweep), [s.accuracy for s in chosen], [s.interval for s in chosen], fmt="o-", capsize=3, label=label)
         below.plot(list(sweep), [s.features_used for s in chosen], marker="o", label=label)
     above.set_ylabel("accuracy (%)")
     below.set_ylabel("features used (%)")

@@ -265,7 +265,7 @@ class SparseSVMHead(_FewShotHead):
         return {"lambda1": self.lambda1, "lambda1_ratio": self.lambda1_ratio}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "last_solution": None}
+        return {**super().__getstate__(), "last_solution": None}  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         name, value = ("lambda1", self.lambda1) if self.lambda1_ratio is None else ("lambda1_ratio", self.lambda1_ratio)

@@ -16,8 +16,8 @@ Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dua
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,18 +39,20 @@ def block_soft_threshold(x: Tensor, threshold: Tensor, group_size: int = 1) -> T
     A zero threshold is the identity, with derivative one, also where a group is zero.
     """
     threshold = threshold[..., None, None, None]
-    blocks = x.unflatten(-1, (-1, group_size))
+    blocks: Tensor = x.unflatten(-1, (-1, group_size))
     squared = blocks.square().sum((-3, -1), keepdim=True)
     beyond = squared.detach() > threshold.detach() ** 2
     # The norm is taken where it is positive only: its derivative at zero would be 0/0.
     norm = torch.where(beyond, squared, torch.ones_like(squared)).sqrt()
     factor = torch.where(beyond, 1 - threshold / norm, (threshold.detach() == 0).to(x.dtype))
-    return (factor * blocks).flatten(-2)
+    thresholded: Tensor = factor * blocks
+    return thresholded.flatten(-2)
 
 
 def group_norms(x: Tensor, group_size: int = 1) -> Tensor:
     """Norm of each group of x (..., n_way, n_features), as (..., n_features / group_size)."""
-    return x.unflatten(-1, (-1, group_size)).square().sum((-3, -1)).sqrt()
+    blocks: Tensor = x.unflatten(-1, (-1, group_size))
+    return blocks.square().sum((-3, -1)).sqrt()
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ class Problem:
 
     def detach(self) -> Problem:
         """The same problem, unknown to autograd."""
-        tensors = (self.features, self.one_hot, self.sample_weight, self.lambda1, self.lambda2)
-        return Problem(*(tensor.detach() for tensor in tensors), self.group_size, self.dual_reg)
+        tensors: dict[str, Any] = {name: value.detach() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 class ReferenceSolution(NamedTuple):

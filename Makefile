@@ -1,0 +1,60 @@
+# make demo, make test; VENV=folder reuses an environment, PYTHON= chooses the interpreter that makes a new one, and
+# TORCH='torch==2.9.0' (or any arguments of pip install) chooses the torch to install where there is none.
+VENV ?= .venv
+PYTHON ?= python3
+TORCH ?=
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc sparsesvm -type f -not -name '*.pyc' -not -name '*.so')
+NO_DRIVER = test ! -e /proc/driver/nvidia/version && test ! -e /dev/dxg
+
+.PHONY: demo test lint format dist clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.sparsesvm-demo
+	$(VENV)/bin/sparsesvm demo
+
+test: $(VENV)/.sparsesvm-test
+	$(VENV)/bin/pytest
+
+lint: $(VENV)/.sparsesvm-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.sparsesvm-dev
+	$(VENV)/bin/ruff format .
+
+dist: $(VENV)/.sparsesvm-dev
+	rm -rf dist
+	$(RUN) -m build
+
+clean:
+	rm -rf build dist .venv
+
+# What pip cannot bring is named before anything is downloaded.
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON). Debian/Ubuntu: apt install python3"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "missing: the venv module. Debian/Ubuntu: apt install python3-venv"; exit 1; }
+	@$(MAKE) --no-print-directory RUN=$(PYTHON) toolchain
+	$(PYTHON) -m venv $(VENV)
+
+.PHONY: toolchain
+toolchain:
+	@command -v $${CXX:-c++} >/dev/null || { echo "missing: a C++ compiler. Debian/Ubuntu: apt install g++"; exit 1; }
+	@$(RUN) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
+		|| { echo "missing: Python.h. Debian/Ubuntu: apt install python3-dev"; exit 1; }
+
+# An existing torch stays. Without an NVIDIA driver a CPU build is asked for: from the configured package index, else from PyTorch's own.
+.PHONY: torch
+torch: | $(VENV)/bin/python toolchain
+	@$(RUN) -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' || { \
+		echo "installing torch"; \
+		if [ -n "$(TORCH)" ]; then $(PIP) $(TORCH); \
+		elif $(NO_DRIVER); then \
+			$(PIP) 'torch==2.13.0+cpu' 2>/dev/null || $(PIP) torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu; \
+		else $(PIP) torch; fi; }
+
+$(VENV)/.sparsesvm-%: $(SOURCES) | torch
+	$(PIP) '.[$*]'
+	@touch $@
