@@ -1,0 +1,176 @@
+"""The derivative of the weights: against finite differences, the differentiable twin and itself, also where it is delicate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sparsesvm
+from benchmarks.problems import episode
+from sparsesvm import reference
+
+LABELS = torch.arange(8) % 4
+
+
+def inputs(rng, n_features=10, n_samples=8, n_way=4):
+    features, _ = episode(rng, n_way, n_samples, n_features)
+    weight = torch.from_numpy(rng.uniform(0.5, 2, n_samples))
+    return torch.from_numpy(features).requires_grad_(), weight.requires_grad_()
+
+
+def weights(features, lambda1, lambda2, sample_weight, labels=LABELS, **options):
+    found = sparsesvm.solve(
+        features,
+        labels,
+        lambda1=lambda1,
+        lambda2=lambda2,
+        sample_weight=sample_weight,
+        n_way=4,
+        tol=1e-12,
+        on_failure="raise",
+        **options,
+    )
+    return found.weights
+
+
+@pytest.mark.parametrize("lambda1", [0.0, 0.2])
+@pytest.mark.parametrize("dual_reg", [0.0, 0.5])
+@pytest.mark.parametrize("group_size", [1, 5])
+def test_gradcheck_of_every_input_in_both_modes(rng, lambda1, dual_reg, group_size):
+    features, weight = inputs(rng)
+    penalties = [torch.tensor(value, dtype=torch.float64, requires_grad=value > 0) for value in (lambda1, 0.3)]
+    torch.autograd.gradcheck(
+        lambda *arguments: weights(*arguments, group_size=group_size, dual_reg=dual_reg),
+        (features, *penalties, weight),
+        check_forward_ad=True,
+        check_batched_grad=True,
+        check_batched_forward_grad=True,
+        eps=1e-6,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("lambda1", [0.0, 0.15])
+def test_agreement_with_the_twin_differentiated_through_its_iterations(rng, lambda1):
+    features, _ = inputs(rng)
+    found = sparsesvm.solve(features, LABELS, lambda1=lambda1, lambda2=0.3, tol=1e-12)
+    cotangent = torch.from_numpy(rng.normal(size=(4, 10)))
+    (ours,) = torch.autograd.grad((found.weights * cotangent).sum(), features)
+    problem = reference.make_problem(features, LABELS, lambda1=lambda1, lambda2=0.3, n_way=4)
+    unrolled = reference.unrolled_weights(problem, found.dual, n_steps=3000)
+    (theirs,) = torch.autograd.grad((unrolled * cotangent).sum(), features)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_forward_and_backward_are_transposed(rng):
+    features, weight = inputs(rng, 40, 20)
+    labels = torch.arange(20) % 4
+    primals = (features.detach(), torch.tensor(0.3).double(), torch.tensor(0.1).double(), weight.detach())
+    tangents = tuple(torch.from_numpy(rng.normal(size=tuple(p.shape))) for p in primals)
+    solve = lambda *arguments: weights(*arguments, labels=labels)  # noqa: E731
+    _, moved = torch.func.jvp(solve, primals, tangents)
+    cotangent = torch.from_numpy(rng.normal(size=(4, 40)))
+    _, pullback = torch.func.vjp(solve, *primals)
+    pulled = pullback(cotangent)
+    inner = sum(float((a * b).sum()) for a, b in zip(pulled, tangents, strict=True))
+    assert inner == pytest.approx(float((moved * cotangent).sum()), rel=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dead_features_have_a_finite_gradient_at_lambda1_zero(rng, dtype):
+    features, _ = inputs(rng)
+    features = features.detach().to(dtype)
+    features[:, 3] = 0
+    features.requires_grad_()
+    found = sparsesvm.solve(features, LABELS, lambda1=0.0, lambda2=0.3, tol=1e-9)
+    (found.weights[:, 3].sum() + found.weights.square().sum()).backward()
+    assert features.grad.isfinite().all()
+    step = 1e-4
+    for sign in (1, -1):
+        with torch.no_grad():
+            moved = features.double()
+            moved[0, 3] += sign * step
+            after = sparsesvm.solve(moved, LABELS, lambda1=0.0, lambda2=0.3, tol=1e-13).weights
+            before = sparsesvm.solve(features.double(), LABELS, lambda1=0.0, lambda2=0.3, tol=1e-13).weights
+            change = (after[:, 3].sum() + after.square().sum() - before[:, 3].sum() - before.square().sum()) / (sign * step)
+        assert float(change) == pytest.approx(float(features.grad[0, 3]), rel=1e-2, abs=1e-3)
+
+
+def test_no_gradient_where_all_weights_are_zero(rng):
+    features, weight = inputs(rng)
+    bound = sparsesvm.lambda1_max(features.detach(), LABELS, sample_weight=weight.detach())
+    lambda1 = (1.1 * bound).requires_grad_()
+    weights(features, lambda1, 0.3, weight).sum().backward()
+    assert (features.grad == 0).all()
+    assert (weight.grad == 0).all()
+    assert lambda1.grad == 0
+
+
+def test_rows_all_at_vertices(rng):
+    """With a tiny lambda1 and a huge lambda2 no margin is reached: the weights are linear in the sum of features per class."""
+    features, weight = inputs(rng)
+    labels = torch.arange(8) % 2
+    found = sparsesvm.solve(features, labels, lambda1=0.0, lambda2=100.0, n_way=2, sample_weight=weight, tol=1e-12)
+    assert ((found.dual == 0) | (found.dual == 1)).all()
+    sign = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    expected = (weight[:, None] * sign[labels][:, None] * features).sum(0) / 100 * sign[:, None]
+    cotangent = torch.from_numpy(rng.normal(size=(2, 10)))
+    ours = torch.autograd.grad((found.weights * cotangent).sum(), (features, weight))
+    theirs = torch.autograd.grad((expected * cotangent).sum(), (features, weight))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_singular_reduced_system_has_a_symmetric_minimum_norm_answer(rng):
+    """Two copies of every row: the dual is not unique, the weights are, and moving both copies together has a derivative."""
+    features, _ = inputs(rng)
+    twice = features.detach().repeat(2, 1).requires_grad_()
+    labels = LABELS.repeat(2)
+    cotangent = torch.from_numpy(rng.normal(size=(4, 10)))
+    found = sparsesvm.solve(twice, labels, lambda1=0.2, lambda2=0.3, tol=1e-12)
+    (gradient,) = torch.autograd.grad((found.weights * cotangent).sum(), twice)
+    once = sparsesvm.solve(features, LABELS, lambda1=0.2, lambda2=0.3, sample_weight=2 * torch.ones(8), tol=1e-12)
+    (expected,) = torch.autograd.grad((once.weights * cotangent).sum(), features)
+    torch.testing.assert_close(gradient[:8] + gradient[8:], expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_at_a_kink_the_derivative_is_one_of_the_two_sides(rng):
+    """A group exactly on its threshold: the derivative with respect to lambda1 is the one for lambda1 a little larger."""
+    features, _ = inputs(rng)
+    exact = sparsesvm.lambda1_max(features.detach(), LABELS).item()
+    lambda1 = torch.tensor(exact * 1.0, dtype=torch.float64, requires_grad=True)
+    found = sparsesvm.solve(features, LABELS, lambda1=lambda1, lambda2=0.3)
+    (gradient,) = torch.autograd.grad(found.weights.square().sum(), lambda1)
+    assert gradient == 0
+
+
+def test_a_learnt_zero_weight_has_a_gradient(rng):
+    """A sample of weight zero that violates its margin would change the weights if it came in."""
+    features, _ = inputs(rng)
+    weight = torch.ones(8, dtype=torch.float64)
+    weight[0] = 0
+    weight.requires_grad_()
+    cotangent = torch.from_numpy(rng.normal(size=(4, 10)))
+    (gradient,) = torch.autograd.grad((weights(features, 0.1, 0.3, weight) * cotangent).sum(), weight)
+    with torch.no_grad():
+        step = torch.zeros(8, dtype=torch.float64)
+        step[0] = 1e-6
+        change = ((weights(features, 0.1, 0.3, weight + step) - weights(features, 0.1, 0.3, weight)) * cotangent).sum() / 1e-6
+    assert float(change) == pytest.approx(float(gradient[0]), rel=1e-3, abs=1e-5)
+
+
+def test_second_derivatives_raise(rng):
+    features, weight = inputs(rng)
+    (gradient,) = torch.autograd.grad(weights(features, 0.2, 0.3, weight).square().sum(), features, create_graph=True)
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        gradient.sum().backward()
+
+
+def test_the_gradient_of_an_unconverged_task_warns(rng):
+    features, labels = episode(rng, 5, 50, 100)
+    features = torch.from_numpy(features).requires_grad_()
+    found = sparsesvm.solve(
+        features, torch.from_numpy(labels), lambda1_ratio=0.1, lambda2=0.01, tol=1e-10, max_iter=1, on_failure="ignore"
+    )
+    with pytest.warns(sparsesvm.ConvergenceWarning):
+        found.weights.sum().backward()

@@ -1,0 +1,157 @@
+"""The heads: one call, standardisation, padding, and what each of them is by definition."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import sparsesvm
+from benchmarks.problems import episode
+from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead
+
+HEADS = [SparseSVMHead, lambda: SparseSVMHead(0.0), lambda: SparseSVMHead(0.2, refit=True), RidgeHead, PrototypeHead]
+
+
+@pytest.fixture
+def data(rng):
+    features, labels = episode(rng, 5, 40, 60)
+    features, labels = torch.from_numpy(features).float(), torch.from_numpy(labels)
+    return features[15:], features[:15], labels[:15], labels[15:]
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_heads_are_interchangeable_and_learn(data, make):
+    query, support, support_labels, query_labels = data
+    head = make()
+    logits = head(query, support, support_labels, 5, 3)
+    assert logits.shape == (25, 5)
+    assert (logits.argmax(-1) == query_labels).float().mean() > 0.5
+    fitted = head.fit(support, support_labels)
+    assert torch.equal(fitted.predict(query), logits.argmax(-1))
+    torch.testing.assert_close(fitted.decision_function(query), logits)
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_gradients_reach_query_support_and_scale(data, make):
+    query, support, labels, query_labels = data
+    query, support = query.clone().requires_grad_(), support.clone().requires_grad_()
+    head = make()
+    torch.nn.functional.cross_entropy(head(query, support, labels, 5), query_labels).backward()
+    for tensor in (query, support, head.log_scale):
+        assert tensor.grad.isfinite().all()
+        assert tensor.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_padding_and_leading_dimensions(data, make):
+    query, support, labels, _ = data
+    head = make()
+    alone = head(query, support, labels, 5)
+    padded = torch.cat([support, torch.full((2, 60), float("nan"))])
+    weight = torch.cat([torch.ones(15), torch.zeros(2)])
+    batched = head(
+        query.expand(2, 3, 25, 60),
+        padded.expand(2, 3, 17, 60),
+        torch.cat([labels, labels[:2]]).expand(2, 3, 17),
+        5,
+        sample_weight=weight.expand(2, 3, 17),
+    )
+    assert batched.shape == (2, 3, 25, 5)
+    torch.testing.assert_close(batched[1, 2], alone, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_shift_and_scale_of_the_features_do_not_matter(data, make):
+    query, support, labels, _ = (part.double() if part.is_floating_point() else part for part in data)
+    head = make()
+    torch.testing.assert_close(
+        head(7 * query + 3, 7 * support + 3, labels, 5), head(query, support, labels, 5), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_identical_support_samples_do_not_break_anything(make):
+    support = torch.ones(4, 6, requires_grad=True)
+    head = make()
+    head(torch.ones(3, 6), support, torch.tensor([0, 1, 0, 1]), 2).sum().backward()
+    assert support.grad.isfinite().all()
+
+
+def test_the_sparse_head_is_the_solver_on_standardised_features(data):
+    query, support, labels, _ = (part.double() if part.is_floating_point() else part for part in data)
+    head = SparseSVMHead(0.2, lambda2=0.3, scale=1.0, learn_scale=False)
+    mean = support.mean(0)
+    norm = (support - mean).square().sum(-1).mean().sqrt()
+    found = sparsesvm.solve((support - mean) / norm, labels, lambda1_ratio=0.2, lambda2=0.3)
+    torch.testing.assert_close(head(query, support, labels), sparsesvm.decision_function((query - mean) / norm, found.weights))
+    assert torch.equal(head.last_solution.active, found.active)
+    assert not head.last_solution.weights.requires_grad
+
+
+def test_refit_keeps_the_selected_features_and_drops_the_shrinkage(data):
+    _, support, labels, _ = data
+    sparse, refitted = SparseSVMHead(0.3), SparseSVMHead(0.3, refit=True)
+    first, second = sparse.fit(support, labels).weights, refitted.fit(support, labels).weights
+    used = (first != 0).any(0)
+    assert 0 < used.sum() < 60
+    assert not (second[:, ~used] != 0).any()
+    assert second.norm() > first.norm()
+
+
+def test_ridge_is_the_minimiser_of_its_objective(data):
+    _, support, labels, _ = (part.double() if part.is_floating_point() else part for part in data)
+    weight = torch.rand(15, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    fitted = RidgeHead(lambda2=0.3, center=False, normalize=False).fit(support, labels, sample_weight=weight)
+    residual = support @ fitted.weights.T - (torch.eye(5, dtype=torch.float64)[labels] - 0.2)
+    gradient = (weight[:, None] * residual).T @ support + 0.3 * fitted.weights
+    assert gradient.abs().max() < 1e-10
+
+
+def test_prototype_logits_are_minus_squared_distances_up_to_the_query(data):
+    query, support, labels, _ = data
+    head = PrototypeHead(center=False, normalize=False, scale=1.0)
+    prototypes = torch.stack([support[labels == label].mean(0) for label in range(5)])
+    expected = query.square().sum(-1, keepdim=True) - torch.cdist(query, prototypes).square()
+    torch.testing.assert_close(head(query, support, labels, 5), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_class_without_support_is_never_predicted(data):
+    query, support, labels, _ = data
+    for head in (PrototypeHead(), SparseSVMHead(0.1)):
+        assert head(query, support, labels, 7).shape == (25, 7)
+    assert PrototypeHead().fit(support, labels, 7).predict(query).max() < 5
+
+
+def test_copies_and_states_leave_the_last_solution_behind(data):
+    query, support, labels, _ = data
+    head = SparseSVMHead(0.1, learn_penalties=True)
+    head(query, support, labels)
+    assert copy.deepcopy(head).last_solution is None
+    assert set(head.state_dict()) == {"log_scale", "log_lambda1_ratio", "log_lambda2"}
+    other = SparseSVMHead(0.5, lambda2=3.0, learn_penalties=True)
+    other.load_state_dict(head.state_dict())
+    torch.testing.assert_close(other(query, support, labels), head(query, support, labels))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SparseSVMHead(0.1, lambda1=1.0), "lambda1 or lambda1_ratio, not both"),
+        (lambda: SparseSVMHead(1.5), r"lambda1_ratio must lie in \[0, 1\]; got 1.5"),
+        (lambda: SparseSVMHead(lambda1=-1.0), "lambda1 must be >= 0"),
+        (lambda: SparseSVMHead(lambda2=0.0), "lambda2 must be positive"),
+        (lambda: RidgeHead(lambda2=-1.0), "lambda2 must be positive"),
+        (lambda: PrototypeHead(scale=0.0), "scale must be positive"),
+    ],
+)
+def test_bad_settings(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_n_shot_is_checked(data):
+    query, support, labels, _ = data
+    with pytest.raises(ValueError, match=r"n_way \* n_shot = 5 \* 2 samples; got 15"):
+        SparseSVMHead()(query, support, labels, 5, 2)

@@ -1,0 +1,33 @@
+"""What is installed: a typed package whose compiled module stands alone."""
+
+from __future__ import annotations
+
+import importlib.resources
+import subprocess
+import sys
+
+import sparsesvm
+from sparsesvm import _core
+
+
+def test_the_compiled_module_links_neither_torch_nor_openmp():
+    linked = subprocess.run(["ldd", _core.__file__], capture_output=True, text=True, check=True).stdout
+    assert "libc.so" in linked
+    for library in ("torch", "c10", "gomp", "libomp", "iomp", "cudart"):
+        assert library not in linked
+
+
+def test_the_compiled_module_imports_without_torch():
+    program = f"import sys; sys.path.insert(0, {str(_core.__file__.rpartition('/')[0])!r}); import _core; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_package_is_typed():
+    files = importlib.resources.files(sparsesvm)
+    assert files.joinpath("py.typed").is_file()
+    assert files.joinpath("_core.pyi").is_file()
+
+
+def test_everything_public_is_documented():
+    for name in sparsesvm.__all__:
+        assert getattr(sparsesvm, name).__doc__, name

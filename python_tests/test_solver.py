@@ -1,0 +1,223 @@
+"""Values of the solver: limiting cases, invariances, agreement with other people's solvers, independence of how it is run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from sklearn.svm import LinearSVC
+
+import sparsesvm
+from benchmarks.problems import episode
+from sparsesvm import StatusCode
+
+
+def task(rng, n_way=4, n_samples=16, n_features=30, dtype=torch.float64):
+    features, labels = episode(rng, n_way, n_samples, n_features)
+    return torch.from_numpy(features).to(dtype), torch.from_numpy(labels)
+
+
+def weights(features, labels, *, ratio=0.2, lambda2=0.05, **options):
+    """Weights at a tight tolerance; lambda1 is a share of the bound of this very task unless given."""
+    if "lambda1" not in options:
+        options["lambda1_ratio"] = ratio
+    return sparsesvm.solve(features, labels, lambda2=lambda2, tol=1e-11, on_failure="raise", **options).weights
+
+
+def test_lambda1_zero_with_smoothing_is_the_svm_of_metaoptnet(rng):
+    features, labels = task(rng, 3, 6, 10)
+    penalty = 0.3
+    ours = weights(features, labels, lambda1=0.0, lambda2=1 / penalty, dual_reg=1.0)
+    gram, one_hot = (features @ features.T).numpy(), np.eye(3)[labels]
+
+    def objective(flat):
+        z = flat.reshape(6, 3)
+        gradient = gram @ z + z - one_hot
+        return 0.5 * (z * (gram @ z + z)).sum() - (z * one_hot).sum(), gradient.ravel()
+
+    found = minimize(
+        objective,
+        np.zeros(18),
+        jac=True,
+        method="SLSQP",
+        bounds=[(None, penalty * bound) for bound in one_hot.ravel()],
+        constraints={"type": "eq", "fun": lambda z: z.reshape(6, 3).sum(1)},
+        options={"ftol": 1e-15, "maxiter": 1000},
+    )
+    theirs = found.x.reshape(6, 3).T @ features.numpy()
+    np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-6)
+
+
+def test_lambda1_zero_is_the_svm_of_crammer_and_singer(rng):
+    features, labels = task(rng, 4, 40, 12)
+    svm = LinearSVC(multi_class="crammer_singer", fit_intercept=False, C=2.0, tol=1e-9, max_iter=1_000_000, random_state=0)
+    svm.fit(features.numpy(), labels.numpy())
+    ours = weights(features, labels, lambda1=0.0, lambda2=0.5)
+    np.testing.assert_allclose(ours.numpy(), svm.coef_, atol=1e-5 * abs(svm.coef_).max())
+
+
+@pytest.mark.parametrize("group_size", [1, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_vanish_from_lambda1_max_on(rng, group_size, dtype):
+    features, labels = task(rng, 4, 14, 30, dtype)
+    exact = sparsesvm.lambda1_max(features, labels, exact=True, group_size=group_size)
+    bound = sparsesvm.lambda1_max(features, labels, group_size=group_size)
+    assert exact <= bound * (1 + 1e-6)
+    for penalty in (bound, 1.5 * bound, exact * 1.001):
+        found = sparsesvm.solve(features, labels, lambda1=penalty, lambda2=0.1, group_size=group_size)
+        assert not found.active.any()
+        assert (found.weights == 0).all()
+        assert found.objective == pytest.approx(len(labels))
+    assert weights(features, labels, lambda1=0.99 * exact, group_size=group_size).abs().max() > 0
+
+
+def test_classes_samples_and_features_may_be_permuted(rng):
+    features, labels = task(rng)
+    expected = weights(features, labels)
+    rows, columns, classes = (torch.from_numpy(rng.permutation(size)) for size in (16, 30, 4))
+    torch.testing.assert_close(weights(features[rows], labels[rows]), expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(weights(features[:, columns], labels), expected[:, columns], rtol=0, atol=1e-7)
+    torch.testing.assert_close(weights(features, classes[labels])[classes], expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_units_of_the_features_do_not_matter(rng, scale, dtype):
+    features, labels = task(rng, dtype=dtype)
+    rescaled = weights(features * scale, labels, lambda2=0.05 * scale**2) * scale
+    tolerance = 1e-7 if dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(rescaled, weights(features, labels), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dual_reg", [0.0, 0.5])
+def test_a_sample_given_twice_is_a_sample_of_weight_two(rng, dual_reg):
+    features, labels = task(rng)
+    twice = weights(torch.cat([features, features[:3]]), torch.cat([labels, labels[:3]]), lambda1=0.3, dual_reg=dual_reg)
+    weight = torch.ones(16, dtype=torch.float64)
+    weight[:3] = 2
+    torch.testing.assert_close(
+        weights(features, labels, lambda1=0.3, sample_weight=weight, dual_reg=dual_reg), twice, rtol=0, atol=1e-7
+    )
+
+
+def test_padding_changes_nothing_whatever_it_holds(rng):
+    features, labels = task(rng)
+    padding = torch.full((3, 30), float("nan"), dtype=torch.float64)
+    weight = torch.cat([torch.ones(16), torch.zeros(3)])
+    padded = sparsesvm.solve(
+        torch.cat([features, padding]).requires_grad_(),
+        torch.cat([labels, torch.tensor([0, 3, 3])]),
+        lambda1=0.3,
+        lambda2=0.05,
+        sample_weight=weight,
+        n_way=4,
+    )
+    alone = sparsesvm.solve(features, labels, lambda1=0.3, lambda2=0.05, n_way=4)
+    assert torch.equal(padded.weights, alone.weights)
+    assert torch.equal(padded.dual[:16], alone.dual)
+
+
+def test_a_batch_is_its_tasks_for_any_strides_and_penalties(rng):
+    tasks = [task(rng) for _ in range(6)]
+    features = torch.stack([f for f, _ in tasks], 2).movedim(2, 0)  # not contiguous
+    labels = torch.stack([y for _, y in tasks])
+    lambda1, lambda2 = torch.linspace(0, 0.5, 6), torch.linspace(0.01, 1, 6)
+    batch = sparsesvm.solve(
+        features.reshape(2, 3, 16, 30), labels.reshape(2, 3, 16), lambda1=lambda1.reshape(2, 3), lambda2=lambda2.reshape(2, 3)
+    )
+    assert batch.weights.shape == (2, 3, 4, 30)
+    assert batch.dual.shape == (2, 3, 16, 4)
+    assert batch.active.shape == (2, 3, 30)
+    for field in (batch.gap, batch.objective, batch.n_iter, batch.status):
+        assert field.shape == (2, 3)
+    for index, (f, y) in enumerate(tasks):
+        single = sparsesvm.solve(f, y, lambda1=lambda1[index], lambda2=lambda2[index])
+        position = divmod(index, 3)
+        assert torch.equal(batch.weights[position], single.weights)
+        assert torch.equal(batch.gap[position], single.gap)
+
+
+def test_the_number_of_threads_does_not_matter(rng, four_threads):
+    features = torch.stack([task(rng, 5, 25, 200)[0] for _ in range(16)])
+    labels = (torch.arange(25) % 5).expand(16, 25)
+    several = sparsesvm.solve(features, labels, lambda1_ratio=0.1, lambda2=0.05)
+    torch.set_num_threads(1)
+    one = sparsesvm.solve(features, labels, lambda1_ratio=0.1, lambda2=0.05)
+    assert all(torch.equal(a, b) for a, b in zip(several, one, strict=True))
+
+
+@pytest.mark.parametrize("n_way", [1, 2, 5])
+def test_one_sample_and_one_class(n_way):
+    features = torch.tensor([[1.0, -2.0, 0.0]], dtype=torch.float64)
+    found = sparsesvm.solve(features, torch.tensor([0]), lambda1=0.1, lambda2=0.5, n_way=n_way)
+    assert found.status == StatusCode.CONVERGED
+    assert bool(found.weights.any()) == (n_way > 1)
+
+
+def test_no_tasks_no_samples():
+    found = sparsesvm.solve(torch.zeros(0, 4, 6), torch.zeros(0, 4, dtype=torch.long), lambda1=0.1, lambda2=1.0, n_way=3)
+    assert found.weights.shape == (0, 3, 6)
+    found = sparsesvm.solve(torch.zeros(0, 6), torch.zeros(0, dtype=torch.long), lambda1=0.1, lambda2=1.0, n_way=3)
+    assert found.status == StatusCode.CONVERGED
+    assert (found.weights == 0).all()
+
+
+def test_a_warm_start_saves_iterations(rng):
+    features, labels = task(rng, 5, 50, 200)
+    cold = sparsesvm.solve(features, labels, lambda1_ratio=0.1, lambda2=0.05)
+    warm = sparsesvm.solve(features, labels, lambda1_ratio=0.1, lambda2=0.05, init_dual=cold.dual)
+    assert warm.n_iter < cold.n_iter
+    assert warm.status == StatusCode.CONVERGED
+
+
+def test_too_few_iterations_are_reported(rng):
+    features, labels = task(rng, 5, 50, 200)
+    options = {"lambda1_ratio": 0.1, "lambda2": 0.01, "tol": 1e-10, "max_iter": 1}
+    found = sparsesvm.solve(features, labels, **options, on_failure="ignore")
+    assert found.status == StatusCode.MAX_ITER
+    assert found.gap > 1e-10 * 50
+    with pytest.warns(sparsesvm.ConvergenceWarning, match="max_iter"):
+        sparsesvm.solve(features, labels, **options)
+    with pytest.raises(sparsesvm.ConvergenceError, match="max_iter"):
+        sparsesvm.solve(features, labels, **options, on_failure="raise")
+
+
+@pytest.mark.parametrize("lambda1_ratio", [0.0, 0.3])
+@pytest.mark.parametrize("dual_reg", [0.0, 1.0])
+def test_the_gap_is_that_of_an_independent_computation(rng, lambda1_ratio, dual_reg):
+    features, labels = task(rng)
+    lambda1 = lambda1_ratio * sparsesvm.lambda1_max(features, labels)
+    options = {"lambda1": lambda1, "lambda2": 0.05, "dual_reg": dual_reg}
+    found = sparsesvm.solve(features, labels, **options, tol=1e-3)
+    recomputed = sparsesvm.duality_gap(features, labels, dual=found.dual, **options)
+    assert float(recomputed) == pytest.approx(float(found.gap), rel=1e-6, abs=1e-12)
+    recomputed = sparsesvm.duality_gap(features, labels, found.weights, dual=found.dual, **options)
+    assert float(recomputed) == pytest.approx(float(found.gap), rel=1e-6, abs=1e-11)
+
+
+def test_instruction_sets_agree(rng):
+    """Every level that this processor has, in a process of its own, as the choice is made once."""
+    program = (
+        "import torch, sparsesvm; g = torch.Generator().manual_seed(0);"
+        "f = torch.rand(20, 70, generator=g, dtype=torch.float64); y = torch.arange(20) % 4;"
+        "s = sparsesvm.solve(f, y, lambda1_ratio=0.1, lambda2=0.1, tol=1e-11, on_failure='raise');"
+        "print(sparsesvm.backends()['cpu']['simd'], float(s.objective), int(s.active.sum()))"
+    )
+    best = sparsesvm.backends()["cpu"]["simd"]
+    built = sparsesvm.backends()["cpu"]["built"]
+    usable = built[: built.index(best) + 1]
+    outputs = []
+    for level in usable:
+        environment = {**os.environ, "SPARSESVM_SIMD": level}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        name, objective, active = done.stdout.split()
+        assert name == level
+        outputs.append((float(objective), int(active)))
+    for objective, active in outputs:
+        assert objective == pytest.approx(outputs[0][0], rel=1e-10)
+        assert active == outputs[0][1]
