@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import subprocess
 import sys
+from pathlib import Path
 
 import sparsesvm
 from sparsesvm import _core
@@ -18,7 +19,8 @@ def test_the_compiled_module_links_neither_torch_nor_openmp():
 
 
 def test_the_compiled_module_imports_without_torch():
-    program = f"import sys; sys.path.insert(0, {str(_core.__file__.rpartition('/')[0])!r}); import _core; assert 'torch' not in sys.modules"
+    folder = str(Path(_core.__file__).parent)
+    program = f"import sys; sys.path.insert(0, {folder!r}); import _core; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

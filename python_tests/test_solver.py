@@ -69,7 +69,7 @@ def test_weights_vanish_from_lambda1_max_on(rng, group_size, dtype):
     bound = sparsesvm.lambda1_max(features, labels, group_size=group_size)
     assert exact <= bound * (1 + 1e-6)
     for penalty in (bound, 1.5 * bound, exact * 1.001):
-        found = sparsesvm.solve(features, labels, lambda1=penalty, lambda2=0.1, group_size=group_size)
+        found = sparsesvm.solve(features, labels, lambda1=penalty, lambda2=0.1, group_size=group_size, tol=1e-11, on_failure="raise")
         assert not found.active.any()
         assert (found.weights == 0).all()
         assert found.objective == pytest.approx(len(labels))
@@ -159,12 +159,10 @@ def test_one_sample_and_one_class(n_way):
     assert bool(found.weights.any()) == (n_way > 1)
 
 
-def test_no_tasks_no_samples():
+def test_no_tasks():
     found = sparsesvm.solve(torch.zeros(0, 4, 6), torch.zeros(0, 4, dtype=torch.long), lambda1=0.1, lambda2=1.0, n_way=3)
     assert found.weights.shape == (0, 3, 6)
-    found = sparsesvm.solve(torch.zeros(0, 6), torch.zeros(0, dtype=torch.long), lambda1=0.1, lambda2=1.0, n_way=3)
-    assert found.status == StatusCode.CONVERGED
-    assert (found.weights == 0).all()
+    assert found.dual.shape == (0, 4, 3)
 
 
 def test_a_warm_start_saves_iterations(rng):

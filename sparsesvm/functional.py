@@ -267,7 +267,12 @@ def _n_way(labels: Tensor, n_way: int | None) -> int:
     if n_way is not None:
         _checks.check_n_way(n_way)
         return n_way
-    return max(int(labels.max()) + 1, 1) if labels.numel() else 1
+    if labels.numel() == 0:
+        return 1
+    try:
+        return max(int(labels.max()) + 1, 1)
+    except RuntimeError as error:
+        raise ValueError("n_way must be given under torch.func.vmap, where the labels cannot be looked at; got None") from error
 
 
 def _per_task(value: float | Tensor, features: Tensor, tasks: torch.Size, n_tasks: int) -> Tensor:

@@ -151,7 +151,7 @@ def make_problem(
     batch = features.shape[:-2]
 
     def per_task(value: float | Tensor) -> Tensor:
-        return torch.as_tensor(value, device=features.device).double().expand(batch)
+        return torch.as_tensor(value, dtype=torch.float64, device=features.device).expand(batch)
 
     weight = features.new_ones(labels.shape) if sample_weight is None else sample_weight.double()
     features = torch.where(weight[..., None] > 0, features, torch.zeros_like(features))

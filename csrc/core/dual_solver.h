@@ -24,6 +24,7 @@ class DualSolver {
     state_ = DualState<Passes, T>::take(arena, n, m, k, groups);
     best_ = arena.take<double>(n * k);
     first_try_ = arena.take<double>(n * k);
+    absent_ = arena.take<double>(k);
     set_ = WorkingSet<T>::take(arena, n, m, k, groups);
     block_ = BlockScratch::take(arena, k);
     newton_ = NewtonScratch::take(arena, n, k, groups, batch.group_size);
@@ -36,8 +37,8 @@ class DualSolver {
     const double target = arguments.tol * task_.total_weight;
     const index first_try = arguments.max_iter * 2 / 5;
     index iterations = 0;
-    Status status = iterate(target, task_.lambda1 > 0 ? first_try : arguments.max_iter, iterations);
-    if (task_.lambda1 > 0 && (status == Status::max_iter || status == Status::stalled) && iterations < arguments.max_iter) {
+    Status status = iterate(target, first_try, iterations);
+    if ((status == Status::max_iter || status == Status::stalled) && iterations < arguments.max_iter) {
       status = approach_from_large_lambda2(arguments, number, target, iterations);
     }
     write(arguments, number, status, iterations);
@@ -117,6 +118,7 @@ class DualSolver {
         if (++stalls >= 8) return Status::stalled;
       }
       advance(target, iterations - first, prefer_first_order);
+      average_absent_classes();
     }
   }
 
@@ -139,6 +141,27 @@ class DualSolver {
     }
     FirstOrder<Passes, T> first_order(task_, state_, first_order_);
     first_order.run(50);
+  }
+
+  // Classes without samples are interchangeable, so averaging their dual entries keeps the dual feasible and, by convexity, lowers
+  // its objective by nothing. It takes away the freedom among equal solutions in which Newton steps would wander.
+  void average_absent_classes() {
+    const index k = task_.k;
+    double* absent = absent_;
+    double count = 0;
+    for (index l = 0; l < k; ++l) {
+      absent[l] = 1;
+      for (index i = 0; i < task_.n && absent[l] != 0; ++i) absent[l] = task_.label[i] == l ? 0.0 : 1.0;
+      count += absent[l];
+    }
+    if (count < 2) return;
+    for (index i = 0; i < task_.n; ++i) {
+      double* row = state_.dual + i * k;
+      double mean = 0;
+      for (index l = 0; l < k; ++l) mean += absent[l] * row[l];
+      mean /= count;
+      for (index l = 0; l < k; ++l) row[l] = absent[l] != 0 ? mean : row[l];
+    }
   }
 
   void descend(index sweeps) {
@@ -229,6 +252,7 @@ class DualSolver {
   DualState<Passes, T> state_;
   double* best_;       // (n, k) dual of the smallest gap of this attempt
   double* first_try_;  // (n, k) that of the attempt before
+  double* absent_;     // (k,) one for a class without samples
   double best_gap_ = 0;
   WorkingSet<T> set_;
   BlockScratch block_;
