@@ -35,7 +35,13 @@ class Problem:
 
     def scaled(self, scale: float) -> Problem:
         """The same problem in other units of the features: its weights are those of this one, divided by `scale`."""
-        return replace(self, features=self.features * scale, lambda1=self.lambda1 * scale, lambda2=self.lambda2 * scale**2)
+        return replace(
+            self,
+            features=self.features * scale,
+            lambda1=self.lambda1 * scale,
+            lambda2=self.lambda2 * scale**2,
+            dual_reg=self.dual_reg * scale**2,
+        )
 
 
 def uniform_bound(

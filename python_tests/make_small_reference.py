@@ -101,14 +101,14 @@ def check_margins(problem: reference.Problem, dual: torch.Tensor) -> None:
     if problem.lambda1 > 0:
         assert (norms - problem.lambda1).abs().min() > 1e-4 * problem.lambda1
     positive = dual[(dual > 0) & (dual < 1)]
-    assert positive.numel() == 0 or positive.min() > 1e-5, positive.min()
+    assert positive.numel() == 0 or positive.min() > 1e-4, positive.min()
     gradient = problem.dual_gradient(dual)
     slack = gradient - gradient.gather(-1, dual.argmax(-1, keepdim=True))
     assert slack[dual == 0].numel() == 0 or slack[dual == 0].min() > 1e-5
 
 
 def main() -> None:
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(12)
     arrays = {}
     for name, case in problems(rng).items():
         for array, value in solve(case, rng).items():

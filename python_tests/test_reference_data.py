@@ -51,7 +51,7 @@ def solve_level(data, level: int, dtype: torch.dtype, scale: float, tol: float):
         n_way=int(data["k"]),
         sample_weight=torch.from_numpy(data["sample_weight"]) if "sample_weight" in data else None,
         group_size=int(data["group_size"]) if "group_size" in data else 1,
-        dual_reg=float(data["dual_reg"]) if "dual_reg" in data else 0.0,
+        dual_reg=float(data["dual_reg"]) * scale**2 if "dual_reg" in data else 0.0,
         tol=tol,
         on_failure="raise",
     )

@@ -94,7 +94,7 @@ class DualSolver {
     double& best_gap = best_gap_;
     best_gap = 0;
     double reference_gap = 0;
-    index since_progress = 0, stalls = 0;
+    index since_progress = 0, stalls = 0, extra = 0;
     bool prefer_first_order = false;
     for (;; ++iterations) {
       state_.evaluate(task_, state_.dual);
@@ -105,7 +105,11 @@ class DualSolver {
         best_gap = state_.gap;
         keep_best();
       }
-      if (best_gap <= target) return Status::converged;
+      if (best_gap <= target) {
+        // Where the objective is far below sum_i c_i one more step makes the gap small beside it as well.
+        const bool small = best_gap * task_.total_weight <= 10 * target * state_.objective;
+        if (small || ++extra > 1 || iterations >= max_iter) return Status::converged;
+      }
       if (iterations >= max_iter) return Status::max_iter;
       if (iterations == first || best_gap < 0.5 * reference_gap) {
         reference_gap = best_gap;
