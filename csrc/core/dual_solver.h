@@ -106,9 +106,9 @@ class DualSolver {
         keep_best();
       }
       if (best_gap <= target) {
-        // Where the objective is far below sum_i c_i one more step makes the gap small beside it as well.
-        const bool small = best_gap * task_.total_weight <= 10 * target * state_.objective;
-        if (small || ++extra > 1 || iterations >= max_iter) return Status::converged;
+        // Where the objective is far below sum_i c_i a few more steps make the gap small beside it as well.
+        const bool small = best_gap * task_.total_weight <= target * state_.objective;
+        if (small || ++extra > 5 || iterations >= max_iter) return Status::converged;
       }
       if (iterations >= max_iter) return Status::max_iter;
       if (iterations == first || best_gap < 0.5 * reference_gap) {
