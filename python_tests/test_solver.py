@@ -69,7 +69,9 @@ def test_weights_vanish_from_lambda1_max_on(rng, group_size, dtype):
     bound = sparsesvm.lambda1_max(features, labels, group_size=group_size)
     assert exact <= bound * (1 + 1e-6)
     for penalty in (bound, 1.5 * bound, exact * 1.001):
-        found = sparsesvm.solve(features, labels, lambda1=penalty, lambda2=0.1, group_size=group_size, tol=1e-11, on_failure="raise")
+        found = sparsesvm.solve(
+            features, labels, lambda1=penalty, lambda2=0.1, group_size=group_size, tol=1e-11, on_failure="raise"
+        )
         assert not found.active.any()
         assert (found.weights == 0).all()
         assert found.objective == pytest.approx(len(labels))

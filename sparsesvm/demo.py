@@ -196,7 +196,9 @@ def table(scores: dict[str, dict[int, Score]], shares: dict[str, float], n_episo
         gaps = [score.largest_gap for score in of_shot.values() if score.largest_gap is not None]
         gap = f"{max(gaps):.0e}" if gaps else "-"
         lines.append(f"{name:12}{cells}{gap:>10}{f'{100 * shares[name]:.0f} %':>11}")
-    lines.append("features: share with weights other than zero; gap / n: largest certified distance from the optimum, per sample;")
+    lines.append(
+        "features: share with weights other than zero; gap / n: largest certified distance from the optimum, per sample;"
+    )
     lines.append("head time: share of the training step, forward and backward")
     return "\n".join(lines)
 
