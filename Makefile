@@ -56,5 +56,5 @@ torch: | $(VENV)/bin/python toolchain
 		else $(PIP) torch; fi; }
 
 $(VENV)/.sparsesvm-%: $(SOURCES) | torch
-	$(PIP) '.[$*]'
+	$(PIP) --editable '.[$*]'
 	@touch $@

@@ -375,15 +375,18 @@ class ImplicitDiff {
       mean += diagonal[a];
     }
     mean /= static_cast<double>(r);
-    const double ridge = mean > 0 ? 1e-10 * mean : 1.0;
-    for (index a = 0; a < r; ++a) {
-      for (index b = 0; b <= a; ++b) {
-        const double shift = free_sample_[a] == free_sample_[b] ? ridge * ((a == b) + 1) : 0.0;
-        system_[a * r + b] = (a == b ? diagonal[a] : system_[b * r + a]) + shift;
+    // The ridge makes a singular system solvable, and refinement takes it out again. It grows in the rare case that rounding exceeds it.
+    double ridge = mean > 0 ? 1e-10 * mean : 1.0;
+    for (int attempt = 0; attempt < 5; ++attempt, ridge *= 100) {
+      for (index a = 0; a < r; ++a) {
+        for (index b = 0; b <= a; ++b) {
+          const double shift = free_sample_[a] == free_sample_[b] ? ridge * ((a == b) + 1) : 0.0;
+          system_[a * r + b] = (a == b ? diagonal[a] : system_[b * r + a]) + shift;
+        }
       }
+      // The factor's diagonal replaces H's, which stays in `diagonal`.
+      if (factor_cholesky<Passes>(system_, r, r, 0.0) == r) break;
     }
-    // The factor's diagonal replaces H's, which stays in `diagonal`.
-    factor_cholesky<Passes>(system_, r, r, 0.0);
     for (index a = 0; a < r; ++a) {
       alpha_[a] = 0;
       residual[a] = rhs[a];
