@@ -8,6 +8,7 @@ own with a vmap rule, so that vmap, jacrev and jacfwd batch it. While compiling,
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -172,9 +173,17 @@ class Jvp(_OnceDifferentiable):
         return _ops.fold_vmap(Jvp.apply, info, in_dims, args)
 
 
-# Function.apply asks for the signature of `forward` at every call; found here, it need not be inspected each time.
+class _Positional(inspect.Signature):
+    """Function.apply binds its arguments to `forward` at every call; here they all come by position, so nothing need be sorted."""
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs or len(args) != len(self.parameters):
+            return super().bind(*args, **kwargs)
+        return SimpleNamespace(args=args, kwargs=kwargs, apply_defaults=lambda: None)
+
+
 for _forward in (Solve.forward, Vjp.forward, Jvp.forward):
-    vars(_forward)["__signature__"] = inspect.signature(_forward)
+    vars(_forward)["__signature__"] = _Positional.from_callable(_forward)
 
 
 def _has_memory(features: Tensor) -> bool:

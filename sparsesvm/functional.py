@@ -103,6 +103,8 @@ def solve(
     )
     if len(tasks) == 1:
         return Solution(*fields)
+    if not tasks:
+        return Solution(*(field.squeeze(0) for field in fields))
     return Solution(*(field.reshape((*tasks, *field.shape[1:])) for field in fields))
 
 
