@@ -25,7 +25,7 @@ class DualSolver {
     best_ = arena.take<double>(n * k);
     first_try_ = arena.take<double>(n * k);
     absent_ = arena.take<double>(k);
-    set_ = WorkingSet<T>::take(arena, n, m, k, groups);
+    set_ = WorkingSetMemory::take(arena, n, m, k, groups);
     block_ = BlockScratch::take(arena, k);
     newton_ = NewtonScratch::take(arena, n, k, groups, batch.group_size);
     first_order_ = FirstOrderScratch::take(arena, n, m, k);
@@ -59,6 +59,34 @@ class DualSolver {
       }
     }
     warm_ = arguments.init_dual != nullptr;
+    if (!warm_ && task_.lambda1 > 0) scale_start();
+  }
+
+  // Uniform over the wrong classes is the right direction but too far: moves back towards the labels, Lambda = (1 - t) Y + t
+  // uniform, to the best t in [0, 1]. V is t times that of t = 1, so the derivative of the dual is
+  // sum_i c_i - sum_G norm (t norm - lambda1)_+ / lambda2, and decreases.
+  void scale_start() {
+    state_.evaluate(task_, state_.dual);
+    const auto derivative = [&](double t) {
+      double total = 0;
+      for (index b = 0; b < task_.n_groups; ++b) {
+        const double excess = t * state_.norm[b] - task_.lambda1;
+        total += excess > 0 ? excess * state_.norm[b] : 0.0;
+      }
+      return task_.total_weight - total / task_.lambda2;
+    };
+    double low = 0, high = 1;
+    if (!(derivative(high) < 0)) return;
+    for (int step = 0; step < 20; ++step) {
+      const double middle = 0.5 * (low + high);
+      (derivative(middle) > 0 ? low : high) = middle;
+    }
+    for (index i = 0; i < task_.n; ++i) {
+      for (index l = 0; l < task_.k; ++l) {
+        double& x = state_.dual[i * task_.k + l];
+        x = low * x + (task_.label[i] == l ? (1 - low) * task_.weight[i] : 0.0);
+      }
+    }
   }
 
   // Where lambda2 is tiny the dual is nearly a linear program, and Newton steps from far away stall. Each problem of this sequence
@@ -96,8 +124,8 @@ class DualSolver {
     double reference_gap = 0;
     index since_progress = 0, stalls = 0, extra = 0;
     bool prefer_first_order = false;
+    state_.evaluate(task_, state_.dual);
     for (;; ++iterations) {
-      state_.evaluate(task_, state_.dual);
       state_.certify(task_);
       if (!(state_.gap <= 1e300) || !(state_.objective <= 1e300)) return Status::non_finite;
       best_is_current_ = iterations == first || state_.gap < best_gap;
@@ -122,34 +150,30 @@ class DualSolver {
         if (++stalls >= 8) return Status::stalled;
       }
       advance(target, iterations - first, prefer_first_order);
-      average_absent_classes();
     }
   }
 
-  // One outer iteration.
+  // One outer iteration; leaves the state evaluated.
   void advance(double target, index iteration, bool prefer_first_order) {
-    if (task_.lambda1 > 0) {
-      set_.gather(task_, state_.norm, 0.8);
-      if (iteration == 0 && !warm_) {
-        descend(8);
-        return;
+    if (iteration == 0 && !warm_ && task_.lambda1 > 0) {
+      descend(8);
+    } else if (!prefer_first_order && NewtonStep<Passes, T>(task_, state_, newton_).step(target)) {
+      if (task_.lambda1 > 0) {
+        const double before = state_.gap;
+        state_.certify(task_);
+        // Close to the solution Newton steps need no help.
+        if (state_.gap > 0.1 * before) descend(2);
       }
-    }
-    if (!prefer_first_order && NewtonStep<Passes, T>(task_, state_, set_, newton_).step(target)) {
-      if (task_.lambda1 == 0) return;
-      // The model ignores columns that the step activates; a sweep over the working set repairs that.
+    } else {
+      FirstOrder<Passes, T>(task_, state_, first_order_).run(50);
       state_.evaluate(task_, state_.dual);
-      set_.gather(task_, state_.norm, 0.8);
-      descend(1);
-      return;
     }
-    FirstOrder<Passes, T> first_order(task_, state_, first_order_);
-    first_order.run(50);
+    if (average_absent_classes()) state_.evaluate(task_, state_.dual);
   }
 
   // Classes without samples are interchangeable, so averaging their dual entries keeps the dual feasible and, by convexity, lowers
   // its objective by nothing. It takes away the freedom among equal solutions in which Newton steps would wander.
-  void average_absent_classes() {
+  bool average_absent_classes() {
     const index k = task_.k;
     double* absent = absent_;
     double count = 0;
@@ -158,7 +182,7 @@ class DualSolver {
       for (index i = 0; i < task_.n && absent[l] != 0; ++i) absent[l] = task_.label[i] == l ? 0.0 : 1.0;
       count += absent[l];
     }
-    if (count < 2) return;
+    if (count < 2) return false;
     for (index i = 0; i < task_.n; ++i) {
       double* row = state_.dual + i * k;
       double mean = 0;
@@ -166,12 +190,23 @@ class DualSolver {
       mean /= count;
       for (index l = 0; l < k; ++l) row[l] = absent[l] != 0 ? mean : row[l];
     }
+    return true;
   }
 
+  // Sweeps in single precision while the gap is far above their rounding.
   void descend(index sweeps) {
-    set_.load_v(task_, state_.v);
-    BlockDescent<Passes, T> descent(task_, state_, set_, block_);
+    if (!descend_in<float>(sweeps)) descend_in<double>(sweeps);
+    state_.evaluate(task_, state_.dual);
+  }
+
+  template <typename S>
+  bool descend_in(index sweeps) {
+    WorkingSet<S> set(set_);
+    set.gather(task_, state_.v, state_.norm, 0.8);
+    BlockDescent<Passes, T, S> descent(task_, set, state_.dual, block_);
+    if (sizeof(S) == 4 && !(state_.gap > 30 * descent.noise() * task_.total_weight)) return false;
     for (index pass = 0; pass < sweeps; ++pass) descent.sweep(pass);
+    return true;
   }
 
   void keep_best() {
@@ -258,7 +293,7 @@ class DualSolver {
   double* first_try_;  // (n, k) that of the attempt before
   double* absent_;     // (k,) one for a class without samples
   double best_gap_ = 0;
-  WorkingSet<T> set_;
+  WorkingSetMemory set_;
   BlockScratch block_;
   NewtonScratch newton_;
   FirstOrderScratch first_order_;

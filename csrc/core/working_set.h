@@ -1,78 +1,82 @@
-// A compact copy of the feature columns that matter now: groups whose norm is near or above lambda1.
+// A compact copy of the feature columns that matter now: groups whose norm is near or above lambda1. Sweeps over samples read these
+// columns many times.
 //
-// Sweeps over samples and the Newton system read these columns many times, so they are gathered once, in double.
+// Features and V are held in units in which the largest norm is one, so that single precision serves any units of the features.
 #pragma once
 
 #include <cmath>
 
 #include "core/arena.h"
 #include "core/macros.h"
-#include "core/prox.h"
 #include "core/task.h"
 
 SPARSESVM_BEGIN
 
-template <typename T>
+// Memory for a working set of either precision.
+struct WorkingSetMemory {
+  index* group;      // (groups)
+  double* features;  // (n, padded m)
+  double* v;         // (k, padded m)
+
+  static constexpr index lanes = 16;  // rows are padded with zeros to whole vectors
+  static index padded(index width) { return (width + lanes - 1) / lanes * lanes; }
+
+  static WorkingSetMemory take(Arena& arena, index n, index m, index k, index groups) {
+    return {arena.take<index>(groups), arena.take<double>(n * padded(m)), arena.take<double>(k * padded(m))};
+  }
+};
+
+template <typename S>
 struct WorkingSet {
-  index n_groups, width;  // groups held, and columns = groups * group_size
-  index* group;           // (n_groups)
-  double* features;       // (n, width)
-  double* v;              // (k, width)
-  double* factor;         // (n_groups) soft-threshold factor
-  double* norm;           // (n_groups)
+  index n_groups = 0, width = 0, stride = 0;  // groups held; columns = groups * group_size; columns with padding
+  index* group;                               // (n_groups)
+  S* features;                                // (n, stride)
+  S* v;                                       // (k, stride)
+  double scale = 1;                           // of features and V here, over those of the task
+  double largest_row_sum = 0;                 // of absolute feature values, in these units
 
-  static WorkingSet take(Arena& arena, index n, index m, index k, index groups) {
-    WorkingSet s{};
-    s.group = arena.take<index>(groups);
-    s.features = arena.take<double>(n * m);
-    s.v = arena.take<double>(k * m);
-    s.factor = arena.take<double>(groups);
-    s.norm = arena.take<double>(groups);
-    return s;
-  }
+  explicit WorkingSet(const WorkingSetMemory& memory)
+      : group(memory.group), features(reinterpret_cast<S*>(memory.features)), v(reinterpret_cast<S*>(memory.v)) {}
 
-  // Gathers the groups with norm > share * lambda1.
-  void gather(const Task<T>& task, const double* group_norm, double share) {
-    n_groups = 0;
+  // Copies the groups with norm > share * lambda1.
+  template <typename T>
+  void gather(const Task<T>& task, const double* full_v, const double* group_norm, double share) {
+    const index g = task.group_size;
     const double threshold = share * task.lambda1;
+    double largest_norm = task.lambda1;
+    n_groups = 0;
     for (index b = 0; b < task.n_groups; ++b) {
-      if (group_norm[b] > threshold) group[n_groups++] = b;
+      if (!(group_norm[b] > threshold)) continue;
+      group[n_groups++] = b;
+      largest_norm = group_norm[b] > largest_norm ? group_norm[b] : largest_norm;
     }
-    const index g = task.group_size;
     width = n_groups * g;
+    stride = WorkingSetMemory::padded(width);
+    scale = 1 / largest_norm;
+    largest_row_sum = 0;
     for (index i = 0; i < task.n; ++i) {
-      const T* from = task.rows[i];
-      double* to = features + i * width;
-      if (g == 1) {
-        for (index p = 0; p < n_groups; ++p) to[p] = static_cast<double>(from[group[p]]);
-      } else {
-        for (index p = 0; p < n_groups; ++p) {
-          for (index j = 0; j < g; ++j) to[p * g + j] = static_cast<double>(from[group[p] * g + j]);
-        }
-      }
+      const double total = copy_row(task.rows[i], g, features + i * stride);
+      largest_row_sum = total > largest_row_sum ? total : largest_row_sum;
     }
+    for (index l = 0; l < task.k; ++l) copy_row(full_v + l * task.m, g, v + l * stride);
   }
 
-  // V on these columns, from the full V.
-  void load_v(const Task<T>& task, const double* full) {
-    const index g = task.group_size;
-    for (index l = 0; l < task.k; ++l) {
+ private:
+  // Returns the sum of absolute values.
+  template <typename From>
+  double copy_row(const From* from, index g, S* to) const {
+    if (g == 1) {
+      for (index p = 0; p < n_groups; ++p) to[p] = static_cast<S>(scale * static_cast<double>(from[group[p]]));
+    } else {
       for (index p = 0; p < n_groups; ++p) {
-        for (index j = 0; j < g; ++j) v[l * width + p * g + j] = full[l * task.m + group[p] * g + j];
+        for (index j = 0; j < g; ++j) to[p * g + j] = static_cast<S>(scale * static_cast<double>(from[group[p] * g + j]));
       }
     }
-  }
-
-  void update_norms(const Task<T>& task) {
-    const index g = task.group_size;
-    for (index p = 0; p < n_groups; ++p) {
-      double total = 0;
-      for (index l = 0; l < task.k; ++l) {
-        for (index j = p * g; j < (p + 1) * g; ++j) total += v[l * width + j] * v[l * width + j];
-      }
-      norm[p] = std::sqrt(total);
-      factor[p] = soft_threshold_factor(norm[p], task.lambda1);
-    }
+    for (index j = width; j < stride; ++j) to[j] = 0;
+    S total = 0;
+#pragma omp simd reduction(+ : total)
+    for (index j = 0; j < width; ++j) total += std::fabs(to[j]);
+    return static_cast<double>(total);
   }
 };
 

@@ -4,7 +4,9 @@
 // double in registers, so float32 inputs lose nothing but their own rounding.
 #pragma once
 
-#include <cmath>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #include "core/macros.h"
 #include "core/problem.h"
@@ -24,12 +26,12 @@ constexpr int column_tile_vectors = 2;
 
 typedef double Vec __attribute__((vector_size(8 * vector_lanes)));
 typedef double VecUnaligned __attribute__((vector_size(8 * vector_lanes), aligned(8), may_alias));
-typedef float FloatVecUnaligned __attribute__((vector_size(4 * vector_lanes), aligned(4), may_alias));
+typedef float FloatVec __attribute__((vector_size(8 * vector_lanes)));  // the same width, twice the lanes
+typedef float FloatVecUnaligned __attribute__((vector_size(8 * vector_lanes), aligned(4), may_alias));
+typedef float HalfVecUnaligned __attribute__((vector_size(4 * vector_lanes), aligned(4), may_alias));
 
 SPARSESVM_INLINE Vec load(const double* p) { return *reinterpret_cast<const VecUnaligned*>(p); }
-SPARSESVM_INLINE Vec load(const float* p) {
-  return __builtin_convertvector(*reinterpret_cast<const FloatVecUnaligned*>(p), Vec);
-}
+SPARSESVM_INLINE Vec load(const float* p) { return __builtin_convertvector(*reinterpret_cast<const HalfVecUnaligned*>(p), Vec); }
 SPARSESVM_INLINE void store(double* p, Vec v) { *reinterpret_cast<VecUnaligned*>(p) = v; }
 SPARSESVM_INLINE double sum(Vec v) {
 #if defined(__AVX512F__)
@@ -44,6 +46,72 @@ SPARSESVM_INLINE double sum(Vec v) {
 #endif
   return two[0] + two[1];
 }
+
+// The sums of four vectors.
+typedef double FourSums __attribute__((vector_size(32)));
+#if defined(__AVX512F__)
+SPARSESVM_INLINE FourSums sum_four(Vec a, Vec b, Vec c, Vec d) {
+  const Vec ab = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) + __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+  const Vec cd = __builtin_shufflevector(c, d, 0, 8, 2, 10, 4, 12, 6, 14) + __builtin_shufflevector(c, d, 1, 9, 3, 11, 5, 13, 7, 15);
+  const Vec all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) + __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+  return __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7);
+}
+#elif defined(__AVX__)
+SPARSESVM_INLINE FourSums sum_four(Vec a, Vec b, Vec c, Vec d) {
+  const Vec ab = __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
+  const Vec cd = __builtin_shufflevector(c, d, 0, 4, 2, 6) + __builtin_shufflevector(c, d, 1, 5, 3, 7);
+  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+#else
+SPARSESVM_INLINE FourSums sum_four(Vec a, Vec b, Vec c, Vec d) { return {sum(a), sum(b), sum(c), sum(d)}; }
+#endif
+
+// The first `count` entries, 0 < count < vector_lanes, and zeros.
+#if defined(__AVX512F__)
+SPARSESVM_INLINE Vec load_first(const double* p, index count) {
+  return reinterpret_cast<Vec>(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1 << count) - 1), p));
+}
+SPARSESVM_INLINE Vec load_first(const float* p, index count) {
+  const __m256 single = _mm512_castps512_ps256(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << count) - 1), p));
+  return reinterpret_cast<Vec>(_mm512_cvtps_pd(single));
+}
+#else
+template <typename T>
+SPARSESVM_INLINE Vec load_first(const T* p, index count) {
+  Vec v{};
+  for (index i = 0; i < count; ++i) v[i] = static_cast<double>(p[i]);
+  return v;
+}
+#endif
+
+SPARSESVM_INLINE double root(double x) { return __builtin_sqrt(x); }
+SPARSESVM_INLINE float root(float x) { return __builtin_sqrtf(x); }
+SPARSESVM_INLINE double magnitude(double x) { return __builtin_fabs(x); }
+SPARSESVM_INLINE float magnitude(float x) { return __builtin_fabsf(x); }
+
+// A vector of S in S's own precision.
+template <typename S>
+struct Native;
+template <>
+struct Native<double> {
+  using vector = Vec;
+  static constexpr index lanes = vector_lanes;
+  static SPARSESVM_INLINE Vec read(const double* p) { return load(p); }
+  static SPARSESVM_INLINE void write(double* p, Vec v) { store(p, v); }
+  static SPARSESVM_INLINE double total(Vec v) { return sum(v); }
+};
+template <>
+struct Native<float> {
+  using vector = FloatVec;
+  static constexpr index lanes = 2 * vector_lanes;
+  static SPARSESVM_INLINE FloatVec read(const float* p) { return *reinterpret_cast<const FloatVecUnaligned*>(p); }
+  static SPARSESVM_INLINE void write(float* p, FloatVec v) { *reinterpret_cast<FloatVecUnaligned*>(p) = v; }
+  static SPARSESVM_INLINE double total(FloatVec v) {
+    alignas(8 * vector_lanes) float lane[lanes];
+    *reinterpret_cast<FloatVec*>(lane) = v;
+    return sum(load(lane) + load(lane + vector_lanes));
+  }
+};
 
 struct Passes {
   // out[a * out_stride + b] += scale * <left[a], right + b * right_stride>, for rows of the given length.
@@ -104,91 +172,102 @@ struct Passes {
     }
   }
 
-  // What one block step reads from the columns of the working set: with f the features of the sample and V the k x width block,
+  // What one block step reads from the columns of the working set, after V -= change' previous (the pending update of the sample
+  // before; `previous` may be null). With f the features of the sample and V the k x width block,
   //   scores[l]        += sum_j factor_j f_j V_lj                  (factor: block soft-thresholding)
   //   block[a * k + b] += sum_j (1 - factor_j) / norm_j^2 f_j^2 V_aj V_bj, b <= a, over active columns, when `use_block`
   //   straight         += sum_j factor_j f_j^2
   //   safe             += sum_j f_j^2 over the columns with norm_j + reach |f_j| > lambda1
   // The number of classes is a template argument where it is small, so that the accumulators stay in registers; Classes = 0 reads k.
-  template <int Classes>
-  static void read_columns(const double* f, const double* v, index stride, index width, double lambda1, double reach, bool use_block,
-                           index k, double* scores, double* block, double& straight, double& safe) {
-    constexpr index tile = 64;
-    double factor[tile], bend[tile];
+  // Columns are padded with zeros to whole vectors, which change nothing as lambda1 > 0.
+  template <int Classes, typename S>
+  static void read_columns(const S* previous, const S* change, const S* f, S* v, index stride, index width, S lambda1, S reach,
+                           bool use_block, index k, double* scores, double* block, double& straight, double& safe) {
+    constexpr index tile = 256;
+    alignas(64) S factor[tile], bend[tile];
     for (index first = 0; first < width; first += tile) {
       const index count = width - first < tile ? width - first : tile;
-      const double* features = f + first;
-      const double* columns = v + first;
-      for (index j = 0; j < count; ++j) bend[j] = 0;
-      for (index l = 0; l < (Classes > 0 ? Classes : k); ++l) {
-        const double* row = columns + l * stride;
-        for (index j = 0; j < count; ++j) bend[j] += row[j] * row[j];
-      }
-      double straight_sum = 0, safe_sum = 0;
+      const S* features = f + first;
+      S* columns = v + first;
+      update_columns<Classes>(previous == nullptr ? nullptr : previous + first, change, columns, stride, count, k, bend);
+      S straight_sum = 0, safe_sum = 0;
 #pragma omp simd reduction(+ : straight_sum, safe_sum)
       for (index j = 0; j < count; ++j) {
-        const double square = bend[j], norm = std::sqrt(square), length = features[j] * features[j];
+        const S square = bend[j], norm = root(square), length = features[j] * features[j];
         const bool on = norm > lambda1;
-        const double share = on ? 1 - lambda1 / (on ? norm : 1.0) : 0.0;
-        factor[j] = share * features[j];
-        bend[j] = on ? (1 - share) * length / (on ? square : 1.0) : 0.0;
-        straight_sum += share * length;
-        safe_sum += norm + reach * std::fabs(features[j]) > lambda1 ? length : 0.0;
+        const S clipped = lambda1 / (on ? norm : lambda1);  // t = lambda1 / norm, or one
+        factor[j] = (1 - clipped) * features[j];
+        bend[j] = on ? clipped * length / square : S(0);
+        straight_sum += (1 - clipped) * length;
+        safe_sum += norm + reach * magnitude(features[j]) > lambda1 ? length : S(0);
       }
-      straight += straight_sum;
-      safe += safe_sum;
-      if (Classes > 0) {
-        accumulate_tile<Classes>(columns, stride, count, factor, bend, use_block, scores, block);
-      } else {
-        for (index a = 0; a < k; ++a) {
-          const double* row = columns + a * stride;
-          double total = 0;
-#pragma omp simd reduction(+ : total)
-          for (index j = 0; j < count; ++j) total += factor[j] * row[j];
-          scores[a] += total;
-          for (index b = 0; use_block && b <= a; ++b) {
-            const double* other = columns + b * stride;
-            double product = 0;
-#pragma omp simd reduction(+ : product)
-            for (index j = 0; j < count; ++j) product += bend[j] * row[j] * other[j];
-            block[a * k + b] += product;
-          }
-        }
-      }
+      straight += static_cast<double>(straight_sum);
+      safe += static_cast<double>(safe_sum);
+      accumulate_columns<Classes>(columns, stride, count, factor, bend, use_block, k, scores, block);
     }
   }
 
  private:
-  template <int Classes>
-  static SPARSESVM_INLINE void accumulate_tile(const double* columns, index stride, index count, const double* factor, const double* bend,
-                                               bool use_block, double* scores, double* block) {
-    constexpr int size = Classes > 0 ? Classes : 1;
-    Vec score[size], curvature[size * (size + 1) / 2];
-    for (int a = 0; a < size; ++a) score[a] = Vec{};
-    for (int e = 0; e < size * (size + 1) / 2; ++e) curvature[e] = Vec{};
-    index j = 0;
-    for (; j + vector_lanes <= count; j += vector_lanes) {
-      Vec row[size];
-      const Vec weight = load(factor + j), turn = load(bend + j);
-      for (int a = 0; a < size; ++a) {
-        row[a] = load(columns + a * stride + j);
-        score[a] += weight * row[a];
+  // V -= change' previous on a tile, and the squared norms of its columns.
+  template <int Classes, typename S>
+  static SPARSESVM_INLINE void update_columns(const S* previous, const S* change, S* columns, index stride, index count, index k,
+                                              S* square) {
+    using N = Native<S>;
+    const index classes = Classes > 0 ? Classes : k;
+    for (index j = 0; j < count; j += N::lanes) {
+      typename N::vector total{};
+      if (previous == nullptr) {
+        for (index l = 0; l < classes; ++l) {
+          const auto value = N::read(columns + l * stride + j);
+          total += value * value;
+        }
+      } else {
+        const auto feature = N::read(previous + j);
+        for (index l = 0; l < classes; ++l) {
+          const auto value = N::read(columns + l * stride + j) - change[l] * feature;
+          N::write(columns + l * stride + j, value);
+          total += value * value;
+        }
       }
-      if (!use_block) continue;
-      for (int a = 0; a < size; ++a) {
-        const Vec turned = turn * row[a];
-        for (int b = 0; b <= a; ++b) curvature[a * (a + 1) / 2 + b] += turned * row[b];
-      }
+      N::write(square + j, total);
     }
-    for (int a = 0; a < size; ++a) {
-      double total = sum(score[a]);
-      for (index rest = j; rest < count; ++rest) total += factor[rest] * columns[a * stride + rest];
-      scores[a] += total;
-      if (!use_block) continue;
-      for (int b = 0; b <= a; ++b) {
-        double product = sum(curvature[a * (a + 1) / 2 + b]);
-        for (index rest = j; rest < count; ++rest) product += bend[rest] * columns[a * stride + rest] * columns[b * stride + rest];
-        block[a * size + b] += product;
+  }
+
+  template <int Classes, typename S>
+  static SPARSESVM_INLINE void accumulate_columns(const S* columns, index stride, index count, const S* factor, const S* bend,
+                                                  bool use_block, index k, double* scores, double* block) {
+    using N = Native<S>;
+    if constexpr (Classes > 0) {
+      typename N::vector score[Classes] = {}, curvature[Classes * (Classes + 1) / 2] = {};
+      for (index j = 0; j < count; j += N::lanes) {
+        typename N::vector row[Classes];
+        const auto weight = N::read(factor + j), turn = N::read(bend + j);
+        for (int a = 0; a < Classes; ++a) {
+          row[a] = N::read(columns + a * stride + j);
+          score[a] += weight * row[a];
+        }
+        if (!use_block) continue;
+        for (int a = 0; a < Classes; ++a) {
+          const auto turned = turn * row[a];
+          for (int b = 0; b <= a; ++b) curvature[a * (a + 1) / 2 + b] += turned * row[b];
+        }
+      }
+      for (int a = 0; a < Classes; ++a) {
+        scores[a] += N::total(score[a]);
+        for (int b = 0; use_block && b <= a; ++b) block[a * Classes + b] += N::total(curvature[a * (a + 1) / 2 + b]);
+      }
+    } else {
+      for (index a = 0; a < k; ++a) {
+        const S* row = columns + a * stride;
+        typename N::vector total{};
+        for (index j = 0; j < count; j += N::lanes) total += N::read(factor + j) * N::read(row + j);
+        scores[a] += N::total(total);
+        for (index b = 0; use_block && b <= a; ++b) {
+          const S* other = columns + b * stride;
+          typename N::vector product{};
+          for (index j = 0; j < count; j += N::lanes) product += N::read(bend + j) * N::read(row + j) * N::read(other + j);
+          block[a * k + b] += N::total(product);
+        }
       }
     }
   }
@@ -207,9 +286,7 @@ struct Passes {
   template <int Rows, int Columns, typename T>
   static SPARSESVM_INLINE void products_block(const T* const* left, const double* right, index right_stride, index length,
                                               double scale, double* out, index out_stride) {
-    Vec acc[Rows][Columns];
-    for (int a = 0; a < Rows; ++a)
-      for (int b = 0; b < Columns; ++b) acc[a][b] = Vec{};
+    Vec acc[Rows][4] = {};  // columns that are not there stay zero
     index j = 0;
     for (; j + vector_lanes <= length; j += vector_lanes) {
       Vec columns[Columns];
@@ -219,12 +296,18 @@ struct Passes {
         for (int b = 0; b < Columns; ++b) acc[a][b] += row * columns[b];
       }
     }
-    for (int a = 0; a < Rows; ++a) {
-      for (int b = 0; b < Columns; ++b) {
-        double total = sum(acc[a][b]);
-        for (index rest = j; rest < length; ++rest) total += static_cast<double>(left[a][rest]) * right[b * right_stride + rest];
-        out[a * out_stride + b] += scale * total;
+    if (j < length) {
+      const index rest = length - j;
+      Vec columns[Columns];
+      for (int b = 0; b < Columns; ++b) columns[b] = load_first(right + b * right_stride + j, rest);
+      for (int a = 0; a < Rows; ++a) {
+        const Vec row = load_first(left[a] + j, rest);
+        for (int b = 0; b < Columns; ++b) acc[a][b] += row * columns[b];
       }
+    }
+    for (int a = 0; a < Rows; ++a) {
+      const FourSums total = sum_four(acc[a][0], acc[a][1], acc[a][2], acc[a][3]);
+      for (int b = 0; b < Columns; ++b) out[a * out_stride + b] += scale * total[b];
     }
   }
 
