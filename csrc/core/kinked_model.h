@@ -31,7 +31,8 @@ struct KinkedModelScratch {
   double* columns;     // (n, column_width) the features of a panel
   double* unit;        // (k, column_width) its unit blocks times sqrt(t)
   index* chosen;       // (panel_width) its groups
-  double* value;       // (panel_width) c_G of its groups
+  double* value;       // (panel_width) change of the gradient along each of its columns
+  index* flipped;      // (groups) those that the last refinement moved to their other piece
   double* along;       // (groups) <v_G, dV_G>
   char* on;            // (groups) pieces with c_G > 0
   index column_width;  // at least one whole group
@@ -48,6 +49,7 @@ struct KinkedModelScratch {
     s.unit = arena.take<double>(k * s.column_width);
     s.chosen = arena.take<index>(panel_width);
     s.value = arena.take<double>(panel_width);
+    s.flipped = arena.take<index>(groups);
     s.along = arena.take<double>(groups);
     s.on = arena.take<char>(groups);
     return s;
@@ -94,34 +96,55 @@ class KinkedModel {
     mirror();
   }
 
-  // Moves to the pieces on which the step `direction` (n, k) ends, changing the matrix and the gradient q there. `dv` (k, m) is
-  // scratch. False when it is on them already.
+  // Moves the gradient q to the pieces on which the step `direction` (n, k) ends; `dv` (k, m) is scratch. False when it is on them
+  // already. The matrix follows with `update`, where that is worth it.
   bool refine(const double* direction, double* dv, double* q) {
     Passes::combine_rows(task_.rows, task_.n, direction, task_.k, task_.m, dv, task_.m);
     project_change(dv);
-    bool any = false;
-    index filled = 0;
+    n_flipped_ = 0;
     for (index b = 0; b < task_.n_groups; ++b) {
-      const double norm = state_.norm[b];
-      const double value = norm - task_.lambda1 + (norm > 0 ? clipped(b) * s_.along[b] / norm : 0.0);
-      if ((value > 0) == (s_.on[b] != 0)) continue;
-      s_.on[b] = value > 0;
-      s_.chosen[filled] = b;
-      s_.value[filled++] = value;
-      any = true;
-      if (filled == groups_per_panel_) {
-        flip(filled, q);
-        filled = 0;
+      if ((value(b) > 0) == (s_.on[b] != 0)) continue;
+      s_.on[b] = !s_.on[b];
+      s_.flipped[n_flipped_++] = b;
+    }
+    for (index first = 0; first < n_flipped_; first += groups_per_panel_) {
+      const index filled = load_flipped(first);
+      double* change = s_.value;
+      for (index p = 0; p < filled; ++p) {
+        const index group = s_.chosen[p];
+        change[p] = (s_.on[group] ? 1 : -1) * value(group) / (task_.lambda2 * std::sqrt(clipped(group)));
+      }
+      for (index a = 0; a < count_; ++a) {
+        const double* product = s_.panel + a * KinkedModelScratch::panel_width;
+        double total = 0;
+        for (index p = 0; p < filled; ++p) total += change[p] * product[p];
+        q[a] -= total;
       }
     }
-    if (filled > 0) flip(filled, q);
-    if (any) mirror();
-    return any;
+    return n_flipped_ > 0;
+  }
+
+  // Adds the rank-one terms of the groups that the last `refine` found on, and takes away those of the others.
+  void update() {
+    const index width = KinkedModelScratch::panel_width;
+    const double inverse = 1 / task_.lambda2;
+    for (index first = 0; first < n_flipped_; first += groups_per_panel_) {
+      const index filled = load_flipped(first);
+      Passes::add_rank_update(s_.panel, count_, width, n_on_, inverse, s_.matrix, count_);
+      Passes::add_rank_update(s_.panel + n_on_, count_, width, filled - n_on_, -inverse, s_.matrix, count_);
+    }
+    mirror();
   }
 
  private:
   // t = lambda1 / norm, at most one.
   double clipped(index group) const { return state_.norm[group] > task_.lambda1 ? task_.lambda1 / state_.norm[group] : 1.0; }
+
+  // c_G at the end of the step.
+  double value(index group) const {
+    const double norm = state_.norm[group];
+    return norm - task_.lambda1 + (norm > 0 ? clipped(group) * s_.along[group] / norm : 0.0);
+  }
 
   // along = <v_G, dV_G> with dV = -dv.
   void project_change(const double* dv) {
@@ -181,30 +204,17 @@ class KinkedModel {
     }
   }
 
-  // Adds the rank-one terms of the chosen groups that came on, and takes away those of the others.
-  void flip(index filled, double* q) {
-    const index width = KinkedModelScratch::panel_width;
-    const double inverse = 1 / task_.lambda2;
-    for (index p = 0; p < filled; ++p) s_.value[p] *= inverse / std::sqrt(clipped(s_.chosen[p]));
-    index first_off = 0;  // those that came on go first
+  // The panel of the next flipped groups, those that came on before the others; returns how many.
+  index load_flipped(index first) {
+    const index filled = n_flipped_ - first < groups_per_panel_ ? n_flipped_ - first : groups_per_panel_;
+    n_on_ = 0;
+    index off = filled;
     for (index p = 0; p < filled; ++p) {
-      if (!s_.on[s_.chosen[p]]) continue;
-      const index group = s_.chosen[p];
-      const double value = s_.value[p];
-      s_.chosen[p] = s_.chosen[first_off];
-      s_.value[p] = s_.value[first_off];
-      s_.chosen[first_off] = group;
-      s_.value[first_off++] = value;
+      const index group = s_.flipped[first + p];
+      s_.chosen[s_.on[group] ? n_on_++ : --off] = group;
     }
     fill_panel(filled, count_);
-    for (index a = 0; a < count_; ++a) {
-      const double* product = s_.panel + a * width;
-      double change = 0;
-      for (index p = 0; p < filled; ++p) change += (p < first_off ? s_.value[p] : -s_.value[p]) * product[p];
-      q[a] -= change;
-    }
-    Passes::add_rank_update(s_.panel, count_, width, first_off, inverse, s_.matrix, count_);
-    Passes::add_rank_update(s_.panel + first_off, count_, width, filled - first_off, -inverse, s_.matrix, count_);
+    return filled;
   }
 
   // From the lower triangle without references to that with them, in place, from the end.
@@ -261,6 +271,7 @@ class KinkedModel {
   const Candidates& c_;
   KinkedModelScratch& s_;
   index count_, groups_per_panel_;
+  index n_flipped_ = 0, n_on_ = 0;
 };
 
 SPARSESVM_END

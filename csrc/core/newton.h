@@ -72,6 +72,7 @@ class NewtonStep {
       set_direction(candidates);
       // state.w is free until the next evaluation.
       if (!kinked.refine(s_.direction, state_.w, s_.q) || model.model_gap() <= model_target) break;
+      kinked.update();
     }
     return search(candidates);
   }
@@ -94,7 +95,7 @@ class NewtonStep {
     const Candidates candidates{n, s_.start, s_.label};
     const GramHessian hessian{s_.kinked.gram, n};
     QuadraticModel<Passes, GramHessian> model(hessian, candidates, task_.weight, s_.x, s_.q, s_.quadratic);
-    model.minimise(0.1 * target_gap, 20);
+    model.minimise(1e-4 * target_gap, 20);
     for (index a = 0; a < n * k; ++a) state_.dual[a] = s_.x[a];
     state_.evaluate(task_, state_.dual);
     return true;

@@ -48,7 +48,14 @@ SPARSESVM_INLINE double sum(Vec v) {
 }
 
 // The sums of four vectors.
+#if defined(__AVX__)
 typedef double FourSums __attribute__((vector_size(32)));
+#else
+struct FourSums {
+  double value[4];
+  double operator[](int i) const { return value[i]; }
+};
+#endif
 #if defined(__AVX512F__)
 SPARSESVM_INLINE FourSums sum_four(Vec a, Vec b, Vec c, Vec d) {
   const Vec ab = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) + __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
@@ -63,7 +70,7 @@ SPARSESVM_INLINE FourSums sum_four(Vec a, Vec b, Vec c, Vec d) {
   return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 #else
-SPARSESVM_INLINE FourSums sum_four(Vec a, Vec b, Vec c, Vec d) { return {sum(a), sum(b), sum(c), sum(d)}; }
+SPARSESVM_INLINE FourSums sum_four(Vec a, Vec b, Vec c, Vec d) { return {{sum(a), sum(b), sum(c), sum(d)}}; }
 #endif
 
 // The first `count` entries, 0 < count < vector_lanes, and zeros.
@@ -72,8 +79,7 @@ SPARSESVM_INLINE Vec load_first(const double* p, index count) {
   return reinterpret_cast<Vec>(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1 << count) - 1), p));
 }
 SPARSESVM_INLINE Vec load_first(const float* p, index count) {
-  const __m256 single = _mm512_castps512_ps256(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << count) - 1), p));
-  return reinterpret_cast<Vec>(_mm512_cvtps_pd(single));
+  return __builtin_convertvector(_mm256_maskz_loadu_ps(static_cast<__mmask8>((1 << count) - 1), p), Vec);
 }
 #else
 template <typename T>
