@@ -20,7 +20,7 @@ SPARSESVM_BEGIN
 constexpr index max_model_size = 2048;
 
 struct NewtonScratch {
-  QuadraticScratch quadratic;
+  FaceScratch face;
   KinkedModelScratch kinked;
   index* start;       // (n + 1) candidates of each sample
   index* label;       // (n k)
@@ -36,7 +36,7 @@ struct NewtonScratch {
   static NewtonScratch take(Arena& arena, index n, index k, index groups, index group_size) {
     NewtonScratch s{};
     s.max_size = n * k < max_model_size ? n * k : max_model_size;
-    s.quadratic = QuadraticScratch::take(arena, n, k, n * k, s.max_size);
+    s.face = FaceScratch::take(arena, n, k, n * k, s.max_size);
     s.kinked = KinkedModelScratch::take(arena, n < max_model_size ? n : max_model_size, k, groups, group_size, s.max_size);
     s.start = arena.take<index>(n + 1);
     s.label = arena.take<index>(n * k);
@@ -66,19 +66,19 @@ class NewtonStep {
     KinkedModel<Passes, T> kinked(task_, state_, candidates, s_.kinked);
     kinked.build();
     const DenseHessian hessian = kinked.hessian();
-    QuadraticModel<Passes, DenseHessian> model(hessian, candidates, task_.weight, s_.x, s_.q, s_.quadratic);
+    QuadraticModel<Passes, DenseHessian> model(hessian, candidates, task_.weight, s_.x, s_.q, s_.face);
     for (int round = 0; round < max_refinements; ++round) {
       model.minimise(model_target, 8);
       set_direction(candidates);
       // state.w is free until the next evaluation.
-      if (!kinked.refine(s_.direction, state_.w, s_.q) || model.model_gap() <= model_target) break;
+      if (!kinked.refine(s_.direction, state_.w, s_.q) || model.gap() <= model_target) break;
       kinked.update();
     }
     return search(candidates);
   }
 
  private:
-  static constexpr int max_refinements = 7;
+  static constexpr int max_refinements = 3;
 
   bool gram_step(double target_gap) {
     if (task_.n > max_model_size) return false;
@@ -94,7 +94,7 @@ class NewtonStep {
     fill_model();
     const Candidates candidates{n, s_.start, s_.label};
     const GramHessian hessian{s_.kinked.gram, n};
-    QuadraticModel<Passes, GramHessian> model(hessian, candidates, task_.weight, s_.x, s_.q, s_.quadratic);
+    QuadraticModel<Passes, GramHessian> model(hessian, candidates, task_.weight, s_.x, s_.q, s_.face);
     model.minimise(1e-4 * target_gap, 20);
     for (index a = 0; a < n * k; ++a) state_.dual[a] = s_.x[a];
     state_.evaluate(task_, state_.dual);

@@ -1,137 +1,48 @@
 // The quadratic model of the dual: minimise <q, d> + d'Hd / 2 with x + d in a product of scaled simplices.
 //
-// Variables are candidates (sample, class), grouped by sample. Sweeps over samples move mass inside one simplex at a time and find
-// the face; a Newton step on the face (each row's largest entry eliminated) then solves the model there. mathematics.md, section 3.
+// Sweeps over samples move mass inside one simplex at a time and find the face; Newton steps on the face then solve the model there
+// (face.h). mathematics.md, section 3.
 #pragma once
 
-#include <cmath>
-
-#include "core/arena.h"
-#include "core/cholesky.h"
+#include "core/candidates.h"
+#include "core/face.h"
 #include "core/macros.h"
-#include "core/problem.h"
 #include "core/prox.h"
 
 SPARSESVM_BEGIN
 
-// Which (sample, class) pairs take part: those of sample i are start[i] .. start[i + 1] - 1.
-struct Candidates {
-  index n_samples;
-  const index* start;
-  const index* label;
-  index count() const { return start[n_samples]; }
-};
-
-// H stored as a full symmetric matrix over the candidates.
-struct DenseHessian {
-  const double* matrix;
-  index stride;
-
-  double entry(index a, index /*sample_a*/, index /*label_a*/, index b, index /*sample_b*/, index /*label_b*/) const {
-    return matrix[a * stride + b];
-  }
-  // q += H[:, first .. first + count] delta
-  void add_columns(const Candidates& candidates, index sample, const double* delta, double* q) const {
-    const index n = candidates.count();
-    for (index a = candidates.start[sample]; a < candidates.start[sample + 1]; ++a) {
-      const double scale = delta[a - candidates.start[sample]];
-      if (scale == 0) continue;
-      const double* row = matrix + a * stride;
-      for (index b = 0; b < n; ++b) q[b] += scale * row[b];
-    }
-  }
-};
-
-// H = K (x) identity over the classes: lambda1 = 0, where all classes share the Gram matrix K of the samples.
-struct GramHessian {
-  const double* gram;
-  index stride;
-
-  double entry(index /*a*/, index sample_a, index label_a, index /*b*/, index sample_b, index label_b) const {
-    return label_a == label_b ? gram[sample_a * stride + sample_b] : 0.0;
-  }
-  void add_columns(const Candidates& candidates, index sample, const double* delta, double* q) const {
-    const index k = candidates.start[1];
-    const double* row = gram + sample * stride;
-    for (index i = 0; i < candidates.n_samples; ++i) {
-      const double scale = row[i];
-      double* target = q + i * k;
-      for (index l = 0; l < k; ++l) target[l] += scale * delta[l];
-    }
-  }
-};
-
-struct QuadraticScratch {
-  double* step;       // (N) direction of the face step
-  double* image;      // (N) H times that direction
-  double* block;      // (k, k) Hessian block of one sample
-  double* delta;      // (k) change of one sample
-  index* base;        // (n) eliminated candidate of each sample
-  index* free;        // (max_free) the other candidates on the face
-  index* free_sample; // (max_free)
-  index* frozen;      // (max_free) dependent candidates
-  index* frozen_sample;
-  double* reduced;    // (max_free, max_free)
-  double* rhs;        // (max_free)
-  double* cosine;     // (max_free) rotations
-  double* sine;       // (max_free)
-  index max_free;
-
-  static QuadraticScratch take(Arena& arena, index n, index k, index max_candidates, index max_free) {
-    QuadraticScratch s;
-    s.step = arena.take<double>(max_candidates);
-    s.image = arena.take<double>(max_candidates);
-    s.block = arena.take<double>(k * k);
-    s.delta = arena.take<double>(k);
-    s.base = arena.take<index>(n);
-    s.free = arena.take<index>(max_free);
-    s.free_sample = arena.take<index>(max_free);
-    s.frozen = arena.take<index>(max_free);
-    s.frozen_sample = arena.take<index>(max_free);
-    s.reduced = arena.take<double>(max_free * max_free);
-    s.rhs = arena.take<double>(max_free);
-    s.cosine = arena.take<double>(max_free);
-    s.sine = arena.take<double>(max_free);
-    s.max_free = max_free;
-    return s;
-  }
-};
-
 template <class Passes, class Hessian>
 class QuadraticModel {
  public:
-  QuadraticModel(const Hessian& hessian, const Candidates& candidates, const double* totals, double* x, double* q, QuadraticScratch& scratch)
-      : h_(hessian), c_(candidates), totals_(totals), x_(x), q_(q), s_(scratch) {}
+  // x, q: a feasible point and the model's gradient there; both move. totals: (n) the sum of each sample's entries.
+  QuadraticModel(const Hessian& hessian, const Candidates& candidates, const double* totals, double* x, double* q, FaceScratch& scratch)
+      : h_(hessian), c_(candidates), totals_(totals), x_(x), q_(q), s_(scratch), face_(hessian, candidates, totals, x, q, scratch) {}
 
   // Descends until the model's gap is at most `target` or `rounds` are spent; returns the gap reached.
   double minimise(double target, index rounds) {
-    double gap = model_gap();
-    slack_ = 0.1 * target / static_cast<double>(c_.n_samples);
-    for (index round = 0; round < rounds && gap > target; ++round) {
-      sweep(0.01 * gap);
-      sweep(0.01 * gap);
-      gap = model_gap();
-      if (gap <= target) break;
-      if (!minimise_on_face()) continue;
-      gap = model_gap();
+    double value = gap();
+    for (index round = 0; round < rounds && value > target; ++round) {
+      value = sweep_while_useful(value, target);
+      if (value <= target) break;
+      if (face_.minimise(target)) value = gap();
     }
-    return gap;
+    return value;
   }
 
-  // sum_i <x_i, q_i - min q_i>: zero exactly at the minimiser.
-  double model_gap() const {
-    double gap = 0;
-    for (index i = 0; i < c_.n_samples; ++i) gap += row_gap(i);
-    return gap;
-  }
+  double gap() const { return c_.gap(x_, q_); }
 
  private:
-  double row_gap(index i) const {
-    double low = q_[c_.start[i]];
-    for (index a = c_.start[i] + 1; a < c_.start[i + 1]; ++a) low = q_[a] < low ? q_[a] : low;
-    double gap = 0;
-    for (index a = c_.start[i]; a < c_.start[i + 1]; ++a) gap += x_[a] * (q_[a] - low);
-    return gap;
+  // A sweep costs N^2, a face step r^3 / 3 and more: the larger the model, the longer sweeps are worth their while.
+  double sweep_while_useful(double value, double target) {
+    const index pairs = 1 + c_.count() / 128;
+    for (index pair = 0; pair < pairs && value > target; ++pair) {
+      const double before = value;
+      sweep(0.01 * before);
+      sweep(0.01 * before);
+      value = gap();
+      if (value > 0.85 * before) break;
+    }
+    return value;
   }
 
   // One pass of exact block minimisation over the samples whose own gap matters.
@@ -140,286 +51,18 @@ class QuadraticModel {
     for (index i = 0; i < c_.n_samples; ++i) {
       const index first = c_.start[i];
       const index size = c_.start[i + 1] - first;
-      if (size < 2 || row_gap(i) <= row_slack) continue;
+      if (size < 2 || c_.sample_gap(i, x_, q_) <= row_slack) continue;
       for (index a = 0; a < size; ++a) {
         for (index b = 0; b < size; ++b) {
           s_.block[a * size + b] = h_.entry(first + a, i, c_.label[first + a], first + b, i, c_.label[first + b]);
         }
         s_.delta[a] = -x_[first + a];
+        s_.local[a] = q_[first + a];
       }
-      double* local = s_.image;  // gradient of this sample, consistent with its own block only
-      for (index a = 0; a < size; ++a) local[a] = q_[first + a];
-      descend_simplex(s_.block, size, x_ + first, local, size, 0.1 * row_slack / totals_[i], 4 * size);
+      descend_simplex(s_.block, size, x_ + first, s_.local, size, 0.1 * row_slack / totals_[i], 4 * size);
       for (index a = 0; a < size; ++a) s_.delta[a] += x_[first + a];
       h_.add_columns(c_, i, s_.delta, q_);
     }
-  }
-
-  // Lists the face; false when it is too large for the scratch.
-  bool collect_face() {
-    r_ = 0;
-    for (index i = 0; i < c_.n_samples; ++i) {
-      index base = c_.start[i];
-      for (index a = base + 1; a < c_.start[i + 1]; ++a) base = x_[a] > x_[base] ? a : base;
-      s_.base[i] = base;
-      for (index a = c_.start[i]; a < c_.start[i + 1]; ++a) {
-        if (a == base || x_[a] <= 0) continue;
-        if (r_ == s_.max_free) return false;
-        s_.free[r_] = a;
-        s_.free_sample[r_] = i;
-        ++r_;
-      }
-    }
-    stride_ = r_;
-    return true;
-  }
-
-  // Minimises the model on the face of the entries now positive: Newton steps, each up to the first entry that vanishes, which then
-  // leaves the face. Entries whose rows depend on the others are frozen at first: along such a direction the model is linear, and
-  // once the rest is minimal the point slides downhill on it. False when there is nothing to gain.
-  bool minimise_on_face() {
-    if (!factor_face()) return false;
-    bool moved = false;
-    // Every pass removes an entry from the face or ends; the bound guards against rounding that undoes this.
-    const index passes = 4 * (r_ + n_frozen_) + 4;
-    for (index pass = 0; pass < passes; ++pass) {
-      const bool first = pass == 0;
-      bool full = r_ == 0;
-      if (r_ > 0) {
-        for (index f = 0; f < r_; ++f) s_.rhs[f] = -reduced_gradient(f);
-        solve_cholesky<Passes>(s_.reduced, r_, stride_, s_.rhs);
-        expand(s_.rhs);
-        const double slope = product(q_, s_.step);
-        if (slope < 0) {
-          index blocking = -1;
-          const double length = longest_step(1.0, blocking);
-          if (blocking >= 0 && first) {
-            if (accept_projection(-slope * length * (1 - 0.5 * length))) return true;
-            expand(s_.rhs);  // the trial overwrote it
-          }
-          move(length, blocking);
-          moved = moved || length > 0;
-          full = blocking < 0;
-          if (!full) leave_face(blocking);
-        } else {
-          full = true;
-        }
-      }
-      if (full) {
-        if (!slide()) return moved;
-        moved = true;
-      }
-    }
-    return moved;
-  }
-
-  // Factors the reduced Hessian of the face, freezing entries whose rows depend on those before.
-  bool factor_face() {
-    if (!collect_face() || r_ == 0) return false;
-    double largest = 0;
-    for (index f = 0; f < r_; ++f) {
-      fill_reduced_row(f);
-      const double diagonal = s_.reduced[f * stride_ + f];
-      largest = diagonal > largest ? diagonal : largest;
-    }
-    floor_ = 1e-13 * largest;
-    n_frozen_ = 0;
-    for (index f = 0; (f = factor_cholesky<Passes>(s_.reduced, r_, stride_, floor_, f)) < r_;) freeze(f);
-    return true;
-  }
-
-  void freeze(index f) {
-    s_.frozen[n_frozen_] = s_.free[f];
-    s_.frozen_sample[n_frozen_++] = s_.free_sample[f];
-    for (index g = f + 1; g < r_; ++g) {
-      const double* from = s_.reduced + g * stride_;
-      double* to = s_.reduced + (g - 1) * stride_;
-      for (index c = 0; c < f; ++c) to[c] = from[c];
-      for (index c = f + 1; c <= g; ++c) to[c - 1] = from[c];
-    }
-    remove_free(f);
-    for (index g = f; g < r_ && g < f + 3; ++g) fill_reduced_row(g);  // these were overwritten by the stopped factorisation
-  }
-
-  void remove_free(index f) {
-    for (index g = f + 1; g < r_; ++g) {
-      s_.free[g - 1] = s_.free[g];
-      s_.free_sample[g - 1] = s_.free_sample[g];
-    }
-    --r_;
-  }
-
-  void remove_frozen(index f) {
-    --n_frozen_;
-    s_.frozen[f] = s_.frozen[n_frozen_];
-    s_.frozen_sample[f] = s_.frozen_sample[n_frozen_];
-  }
-
-  // Moves along the direction without curvature of a frozen entry until an entry vanishes, which leaves the face; the frozen entry
-  // then joins it. False when no frozen entry gains.
-  bool slide() {
-    for (index f = n_frozen_ - 1; f >= 0; --f) {
-      const index a = s_.frozen[f], i = s_.frozen_sample[f];
-      if (x_[a] <= 0) {
-        remove_frozen(f);
-        continue;
-      }
-      const double gradient = q_[a] - q_[s_.base[i]];
-      if (!(std::fabs(gradient) * totals_[i] > slack_)) continue;
-      for (index g = 0; g < r_; ++g) s_.rhs[g] = -reduced_entry(a, i, s_.free[g], s_.free_sample[g]);
-      solve_cholesky<Passes>(s_.reduced, r_, stride_, s_.rhs);
-      expand(s_.rhs);
-      s_.step[a] += 1;
-      s_.step[s_.base[i]] -= 1;
-      if (gradient > 0) {
-        for (index c = 0; c < c_.count(); ++c) s_.step[c] = -s_.step[c];
-      }
-      if (!(product(q_, s_.step) < 0)) continue;
-      index blocking = -1;
-      const double length = longest_step(1e300, blocking);
-      if (blocking < 0) continue;
-      move(length, blocking);
-      if (blocking != a) leave_face(blocking);  // which may make the entry the eliminated one of its sample
-      index g = 0;
-      while (g < n_frozen_ && s_.frozen[g] != a) ++g;
-      if (g < n_frozen_) {
-        remove_frozen(g);
-        if (blocking != a) join_face(a, i);
-      }
-      return true;
-    }
-    return false;
-  }
-
-  // Appends an entry to the face and its row to the factor; back to the frozen ones if it still depends on the rest.
-  void join_face(index a, index i) {
-    s_.free[r_] = a;
-    s_.free_sample[r_] = i;
-    fill_reduced_row(r_);
-    if (factor_cholesky<Passes>(s_.reduced, r_ + 1, stride_, floor_, r_) > r_) {
-      ++r_;
-    } else {
-      s_.frozen[n_frozen_] = a;
-      s_.frozen_sample[n_frozen_++] = i;
-    }
-  }
-
-  double reduced_entry(index a, index i, index a2, index i2) const {
-    const index b = s_.base[i], b2 = s_.base[i2];
-    return h_.entry(a, i, c_.label[a], a2, i2, c_.label[a2]) - h_.entry(a, i, c_.label[a], b2, i2, c_.label[b2]) -
-           h_.entry(b, i, c_.label[b], a2, i2, c_.label[a2]) + h_.entry(b, i, c_.label[b], b2, i2, c_.label[b2]);
-  }
-
-  void fill_reduced_row(index f) {
-    for (index g = 0; g <= f; ++g) {
-      s_.reduced[f * stride_ + g] = reduced_entry(s_.free[f], s_.free_sample[f], s_.free[g], s_.free_sample[g]);
-    }
-  }
-
-  double reduced_gradient(index f) const { return q_[s_.free[f]] - q_[s_.base[s_.free_sample[f]]]; }
-
-  // From reduced coordinates to a step over the candidates.
-  void expand(const double* reduced) {
-    for (index a = 0; a < c_.count(); ++a) s_.step[a] = 0;
-    for (index f = 0; f < r_; ++f) {
-      s_.step[s_.free[f]] += reduced[f];
-      s_.step[s_.base[s_.free_sample[f]]] -= reduced[f];
-    }
-  }
-
-  double product(const double* left, const double* right) const {
-    double total = 0;
-    for (index a = 0; a < c_.count(); ++a) total += left[a] * right[a];
-    return total;
-  }
-
-  // Largest feasible multiple of the step, at most `limit`; `blocking` is the entry that vanishes there, or -1.
-  double longest_step(double limit, index& blocking) const {
-    double longest = limit;
-    blocking = -1;
-    for (index a = 0; a < c_.count(); ++a) {
-      if (s_.step[a] < 0 && x_[a] + longest * s_.step[a] < 0) {
-        longest = x_[a] / -s_.step[a];
-        blocking = a;
-      }
-    }
-    return longest;
-  }
-
-  // Moves to the projection of x + step on the simplices if that gains at least as much as the step to the boundary: many entries
-  // vanish at once.
-  bool accept_projection(double gain_to_boundary) {
-    for (index i = 0; i < c_.n_samples; ++i) project_row(i);
-    apply(s_.step, s_.image);
-    const double gain = -product(q_, s_.step) - 0.5 * product(s_.image, s_.step);
-    if (!(gain > gain_to_boundary)) return false;
-    for (index a = 0; a < c_.count(); ++a) {
-      const double moved = x_[a] + s_.step[a];
-      x_[a] = moved > 0 ? moved : 0.0;
-      q_[a] += s_.image[a];
-    }
-    return true;
-  }
-
-  // Takes an entry that vanished off the face and out of the factor.
-  void leave_face(index entry) {
-    index f = 0;
-    while (f < r_ && s_.free[f] != entry) ++f;
-    if (f == r_ && !(replace_base(entry, f))) return;
-    delete_row(s_.reduced, r_, stride_, f, s_.cosine, s_.sine);
-    remove_free(f);
-  }
-
-  // When the eliminated entry of a sample vanishes, the sample's first free entry takes its place; `f` is then the row to delete. In
-  // the new coordinates each of the sample's rows loses that first row, which leaves the factor triangular. False when the vanished
-  // entry had no row: it was frozen, or its sample has no free entry.
-  bool replace_base(index entry, index& f) {
-    index i = 0;
-    while (i < c_.n_samples && s_.base[i] != entry) ++i;
-    if (i == c_.n_samples) return false;
-    f = 0;
-    while (f < r_ && s_.free_sample[f] != i) ++f;
-    if (f == r_) {
-      for (index g = 0; g < n_frozen_; ++g) {
-        if (s_.frozen_sample[g] != i || x_[s_.frozen[g]] <= 0) continue;
-        s_.base[i] = s_.frozen[g];
-        remove_frozen(g);
-        break;
-      }
-      return false;
-    }
-    const double* first = s_.reduced + f * stride_;
-    for (index g = f + 1; g < r_; ++g) {
-      if (s_.free_sample[g] != i) continue;
-      for (index c = 0; c <= f; ++c) s_.reduced[g * stride_ + c] -= first[c];
-    }
-    s_.base[i] = s_.free[f];
-    return true;
-  }
-
-  // Replaces the step of one sample by (projection of x + step) - x, entries off the face staying at zero.
-  void project_row(index i) {
-    index size = 0;
-    for (index a = c_.start[i]; a < c_.start[i + 1]; ++a) {
-      if (x_[a] > 0) s_.delta[size++] = x_[a] + s_.step[a];
-    }
-    project_simplex(s_.delta, size, totals_[i]);
-    size = 0;
-    for (index a = c_.start[i]; a < c_.start[i + 1]; ++a) s_.step[a] = x_[a] > 0 ? s_.delta[size++] - x_[a] : 0.0;
-  }
-
-  void move(double length, index vanishing) {
-    apply(s_.step, s_.image);
-    for (index a = 0; a < c_.count(); ++a) {
-      const double moved = x_[a] + length * s_.step[a];
-      x_[a] = moved > 0 && a != vanishing ? moved : 0.0;
-      q_[a] += length * s_.image[a];
-    }
-  }
-
-  void apply(const double* step, double* image) {
-    for (index a = 0; a < c_.count(); ++a) image[a] = 0;
-    for (index i = 0; i < c_.n_samples; ++i) h_.add_columns(c_, i, step + c_.start[i], image);
   }
 
   const Hessian& h_;
@@ -427,12 +70,8 @@ class QuadraticModel {
   const double* totals_;
   double* x_;
   double* q_;
-  QuadraticScratch& s_;
-  index r_ = 0;       // free entries on the face
-  index n_frozen_ = 0;
-  double floor_ = 0;  // smallest pivot of an independent row
-  double slack_ = 0;  // gap per sample not worth a slide
-  index stride_ = 0;  // of the reduced matrix
+  FaceScratch& s_;
+  Face<Passes, Hessian> face_;
 };
 
 SPARSESVM_END

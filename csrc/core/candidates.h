@@ -1,0 +1,72 @@
+// The variables of a quadratic model of the dual: which (sample, class) pairs take part, and its Hessian over them.
+#pragma once
+
+#include "core/macros.h"
+#include "core/problem.h"
+
+SPARSESVM_BEGIN
+
+// Those of sample i are start[i] .. start[i + 1] - 1.
+struct Candidates {
+  index n_samples;
+  const index* start;
+  const index* label;
+  index count() const { return start[n_samples]; }
+
+  // <x, q - min q> over one sample.
+  double sample_gap(index i, const double* x, const double* q) const {
+    double low = q[start[i]];
+    for (index a = start[i] + 1; a < start[i + 1]; ++a) low = q[a] < low ? q[a] : low;
+    double gap = 0;
+    for (index a = start[i]; a < start[i + 1]; ++a) gap += x[a] * (q[a] - low);
+    return gap;
+  }
+
+  // The model's gap at x with gradient q: zero exactly at the minimiser.
+  double gap(const double* x, const double* q) const {
+    double total = 0;
+    for (index i = 0; i < n_samples; ++i) total += sample_gap(i, x, q);
+    return total;
+  }
+};
+
+// H stored as a full symmetric matrix over the candidates.
+struct DenseHessian {
+  const double* matrix;
+  index stride;
+
+  double entry(index a, index /*sample_a*/, index /*label_a*/, index b, index /*sample_b*/, index /*label_b*/) const {
+    return matrix[a * stride + b];
+  }
+  // q += H[:, first .. first + count] delta
+  void add_columns(const Candidates& candidates, index sample, const double* delta, double* q) const {
+    const index n = candidates.count();
+    for (index a = candidates.start[sample]; a < candidates.start[sample + 1]; ++a) {
+      const double scale = delta[a - candidates.start[sample]];
+      if (scale == 0) continue;
+      const double* row = matrix + a * stride;
+      for (index b = 0; b < n; ++b) q[b] += scale * row[b];
+    }
+  }
+};
+
+// H = K (x) identity over the classes: lambda1 = 0, where all classes share the Gram matrix K of the samples.
+struct GramHessian {
+  const double* gram;
+  index stride;
+
+  double entry(index /*a*/, index sample_a, index label_a, index /*b*/, index sample_b, index label_b) const {
+    return label_a == label_b ? gram[sample_a * stride + sample_b] : 0.0;
+  }
+  void add_columns(const Candidates& candidates, index sample, const double* delta, double* q) const {
+    const index k = candidates.start[1];
+    const double* row = gram + sample * stride;
+    for (index i = 0; i < candidates.n_samples; ++i) {
+      const double scale = row[i];
+      double* target = q + i * k;
+      for (index l = 0; l < k; ++l) target[l] += scale * delta[l];
+    }
+  }
+};
+
+SPARSESVM_END
