@@ -45,6 +45,8 @@ class DualSolver {
   }
 
  private:
+  static constexpr index max_sweeps = 8;
+
   void start(const SolveArguments<T>& arguments, index number) {
     const index k = task_.k;
     const double others = k > 1 ? 1.0 / static_cast<double>(k - 1) : 0.0;
@@ -156,13 +158,13 @@ class DualSolver {
   // One outer iteration; leaves the state evaluated.
   void advance(double target, index iteration, bool prefer_first_order) {
     if (iteration == 0 && !warm_ && task_.lambda1 > 0) {
-      descend(8);
+      descend(max_sweeps);
     } else if (!prefer_first_order && NewtonStep<Passes, T>(task_, state_, newton_).step(target)) {
       if (task_.lambda1 > 0) {
         const double before = state_.gap;
         state_.certify(task_);
         // Close to the solution Newton steps need no help.
-        if (state_.gap > 0.1 * before) descend(2);
+        if (state_.gap > 0.1 * before) descend(0);
       }
     } else {
       FirstOrder<Passes, T>(task_, state_, first_order_).run(50);
@@ -193,10 +195,19 @@ class DualSolver {
     return true;
   }
 
-  // Sweeps in single precision while the gap is far above their rounding.
+  // Sweeps over the samples, in single precision while the gap is far above its rounding; 0 = as many as suit the last Newton step.
   void descend(index sweeps) {
     if (!descend_in<float>(sweeps)) descend_in<double>(sweeps);
     state_.evaluate(task_, state_.dual);
+  }
+
+  // Two, and more where they cost little beside the Newton step.
+  index sweeps_between_steps(index n_groups) const {
+    const double size = static_cast<double>(newton_.start[task_.n]), groups = static_cast<double>(n_groups);
+    const double step = size * size * (0.25 * size + groups);
+    const double sweep = static_cast<double>(task_.n * task_.k) * (8 * groups * static_cast<double>(task_.group_size) + 50 * static_cast<double>(task_.k));
+    const double sweeps = 2 + 0.02 * step / sweep;
+    return sweeps < max_sweeps ? static_cast<index>(sweeps) : max_sweeps;
   }
 
   template <typename S>
@@ -205,6 +216,7 @@ class DualSolver {
     set.gather(task_, state_.v, state_.norm, 0.8);
     BlockDescent<Passes, T, S> descent(task_, set, state_.dual, block_);
     if (sizeof(S) == 4 && !(state_.gap > 30 * descent.noise() * task_.total_weight)) return false;
+    if (sweeps == 0) sweeps = sweeps_between_steps(set.n_groups);
     for (index pass = 0; pass < sweeps; ++pass) descent.sweep(pass);
     return true;
   }
