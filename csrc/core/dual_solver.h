@@ -239,13 +239,27 @@ class DualSolver {
       }
     }
     if (!any) return;
-    const double gap = state_.gap, objective = state_.objective;
-    state_.add_scores(task_);
-    state_.certify(task_);
-    state_.gap = gap + (state_.objective - objective);
+    const double gap = state_.gap;
+    certify_changed_weights();
     if (state_.gap <= (gap > target ? gap : target)) return;
     state_.evaluate(task_, state_.dual);
     state_.certify(task_);
+  }
+
+  // The weights as the caller gets them.
+  void round_weights() {
+    for (index e = 0; e < task_.k * task_.m; ++e) state_.w[e] = static_cast<double>(static_cast<T>(state_.w[e]));
+    certify_changed_weights();
+  }
+
+  // The gap of weights that the dual does not link to: it changes with the objective.
+  void certify_changed_weights() {
+    const double objective = state_.objective;
+    double gap = state_.gap;
+    state_.add_scores(task_);
+    state_.certify(task_);
+    gap += state_.objective - objective;
+    state_.gap = gap > 0 ? gap : 0.0;
   }
 
   // Outputs at the best dual found; weights follow from it by the link.
@@ -259,6 +273,7 @@ class DualSolver {
     }
     const bool finite = status != Status::non_finite;
     if (finite && task_.lambda1 > 0) drop_borderline_groups(arguments.tol * task_.total_weight);
+    if (finite && sizeof(T) < sizeof(double)) round_weights();
     const double nan = __builtin_nan("");
     T* weights = arguments.weights + number * k * m;
     for (index b = 0; b < task_.n_groups; ++b) {
