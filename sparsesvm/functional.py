@@ -79,7 +79,8 @@ def solve(
     n_way = _n_way(labels, n_way)
     if sample_weight is not None:
         _checks.check_sample_weight(sample_weight, features)
-    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    if features.element_size() < 4:
+        features = features.float()
     if lambda1_ratio is not None:
         _checks.check_penalty("lambda1_ratio", lambda1_ratio, features)
         bound = lambda1_max(features.detach(), labels, n_way=n_way, sample_weight=sample_weight, group_size=group_size).detach()
@@ -87,25 +88,13 @@ def solve(
     else:
         assert lambda1 is not None
         _checks.check_penalty("lambda1", lambda1, features)
-    tasks = features.shape[:-2]
-    n_tasks = math.prod(tasks)
     if init_dual is not None:
         _checks.check_init_dual(init_dual, features, n_way)
-        init_dual = init_dual.detach().double().reshape(n_tasks, -1, n_way)
-    fields = _autograd.apply(
-        features.reshape(n_tasks, *features.shape[-2:]),
-        labels.long().reshape(n_tasks, -1 if n_tasks else labels.shape[-1]),
-        _folded_weight(sample_weight, features, n_tasks),
-        _per_task(lambda1, features, tasks, n_tasks),
-        _per_task(lambda2, features, tasks, n_tasks),
-        init_dual,
-        _autograd.Options(n_way, group_size, float(dual_reg), float(tol), max_iter, on_failure),
-    )
-    if len(tasks) == 1:
-        return Solution(*fields)
-    if not tasks:
-        return Solution(*(field.squeeze(0) for field in fields))
-    return Solution(*(field.reshape((*tasks, *field.shape[1:])) for field in fields))
+        init_dual = init_dual.detach().double()
+    options = _autograd.Options(n_way, group_size, float(dual_reg), float(tol), max_iter, on_failure)
+    weight = torch.ones_like(labels, dtype=torch.float64) if sample_weight is None else sample_weight.double()
+    lambda1, lambda2 = _per_task(lambda1, features), _per_task(lambda2, features)
+    return Solution(*_autograd.apply(features, labels.long(), weight, lambda1, lambda2, init_dual, options))
 
 
 def decision_function(features: Tensor, weights: Tensor) -> Tensor:
@@ -277,16 +266,11 @@ def _n_way(labels: Tensor, n_way: int | None) -> int:
         raise ValueError("n_way must be given under torch.func.vmap, where the labels cannot be looked at; got None") from error
 
 
-def _per_task(value: float | Tensor, features: Tensor, tasks: torch.Size, n_tasks: int) -> Tensor:
+def _per_task(value: float | Tensor, features: Tensor) -> Tensor:
+    tasks = features.shape[:-2]
     if isinstance(value, Tensor):
-        return value.double().expand(tasks).reshape(n_tasks)
-    return features.new_full((n_tasks,), float(value), dtype=torch.float64)
-
-
-def _folded_weight(sample_weight: Tensor | None, features: Tensor, n_tasks: int) -> Tensor:
-    if sample_weight is None:
-        return features.new_ones((n_tasks, features.shape[-2]), dtype=torch.float64)
-    return sample_weight.double().reshape(n_tasks, features.shape[-2])
+        return value.double().expand(tasks)
+    return features.new_full(tasks, float(value), dtype=torch.float64)
 
 
 def _penalty_bound(features: Tensor, is_class: Tensor, wrong: Tensor, sample_weight: Tensor | None, group_size: int) -> Tensor:
