@@ -64,8 +64,13 @@ class Solve(Function):
         if grad_weights is None:
             return (None,) * 7
         arguments = (*ctx.saved_tensors, grad_weights)
-        recorded = torch.is_grad_enabled() or not _are_plain(*arguments)
-        grad_features, *others = (Vjp.apply if recorded else _ops.vjp)(*arguments, *ctx.options)
+        if torch.compiler.is_compiling():
+            vjp: Any = _ops.vjp_op
+        elif torch.is_grad_enabled() or not _are_plain(*arguments):
+            vjp = Vjp.apply
+        else:
+            vjp = _ops.vjp
+        grad_features, *others = vjp(*arguments, *ctx.options)
         gradients = (grad_features, None, *others, None, None)
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs_input_grad, strict=True))
 
@@ -104,6 +109,10 @@ class _OnceDifferentiable(Function):
     def backward(ctx: Any, *_: Any) -> Any:
         raise NotImplementedError(_SECOND_ORDER)
 
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError(_SECOND_ORDER)
+
 
 class Vjp(_OnceDifferentiable):
     @staticmethod
@@ -120,7 +129,7 @@ class Vjp(_OnceDifferentiable):
         group_size: int,
         dual_reg: float,
     ) -> Any:
-        tensors = (
+        return _ops.vjp_op(
             features,
             labels,
             sample_weight,
@@ -130,8 +139,9 @@ class Vjp(_OnceDifferentiable):
             dual,
             status,
             grad_weights,
+            group_size,
+            dual_reg,
         )
-        return _ops.vjp_op(*tensors, group_size, dual_reg)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
@@ -156,7 +166,7 @@ class Jvp(_OnceDifferentiable):
         group_size: int,
         dual_reg: float,
     ) -> Any:
-        tensors = (
+        return _ops.jvp_op(
             features,
             labels,
             sample_weight,
@@ -169,8 +179,9 @@ class Jvp(_OnceDifferentiable):
             tangent_sample_weight,
             tangent_lambda1,
             tangent_lambda2,
+            group_size,
+            dual_reg,
         )
-        return _ops.jvp_op(*tensors, group_size, dual_reg)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
