@@ -41,6 +41,8 @@ def solve(
     _checks.check_penalty_range("sample_weight", sample_weight)
     _checks.check_penalty_range("lambda1", lambda1)
     _checks.check_penalty_range("lambda2", lambda2, positive=True)
+    if init_dual is not None:
+        _checks.check_finite("init_dual", init_dual)
     outputs = _solve_outputs(features, n_way, group_size)
     weights, dual, gap, objective, n_iter, status, active = outputs
     inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
@@ -298,8 +300,9 @@ def _report(status: Tensor, gap: Tensor, n_iter: Tensor, on_failure: str) -> Non
     non_finite = status == StatusCode.NON_FINITE
     if non_finite.any():
         raise ValueError(
-            f"features must be finite; {_first(non_finite)} holds NaN or infinity in a sample of positive weight. "
-            "Give such samples sample_weight 0 or replace the values with torch.nan_to_num."
+            f"features must be finite; {_first(non_finite)} holds NaN or infinity in a sample of positive weight, or overflows "
+            "with these penalties and weights. Give such samples sample_weight 0 or replace the values with torch.nan_to_num; "
+            "rescale what overflows."
         )
     if on_failure == "ignore":
         return
