@@ -47,6 +47,17 @@ VALUE_ERRORS = {
     "nan sample_weight": ({"sample_weight": torch.full((6,), float("nan"))}, "sample_weight"),
     "init_dual of a wrong shape": ({"init_dual": torch.ones(6, 4)}, "init_dual"),
     "n_way zero": ({"n_way": 0}, "n_way.*0"),
+    "max_iter beyond 64 bits": ({"max_iter": 2**63}, "max_iter.*below 2"),
+    "labels of another task shape": ({"labels": LABELS[:, None]}, r"labels must have shape \(6,\).*got \(6, 1\)"),
+    "nan in a lambda1 tensor": ({"lambda1": torch.tensor(float("nan"))}, "lambda1.*nan"),
+    "ratio above one": ({"lambda1": None, "lambda1_ratio": 1.5}, r"lambda1_ratio must lie in \[0, 1\]; got 1.5"),
+    "ratio tensor above one": ({"lambda1": None, "lambda1_ratio": torch.tensor(1.5)}, "lambda1_ratio.*1.5"),
+    "negative ratio tensor": ({"lambda1": None, "lambda1_ratio": torch.tensor(-0.5)}, "lambda1_ratio.*-0.5"),
+    "nan with a ratio": ({"features": NAN, "lambda1": None, "lambda1_ratio": 0.1}, "features.*finite"),
+    "infinite tol": ({"tol": float("inf")}, "tol.*inf"),
+    "nan in init_dual": ({"init_dual": torch.full((6, 3), float("nan"))}, "init_dual must be finite; got nan"),
+    "infinity in init_dual": ({"init_dual": torch.full((6, 3), float("inf"))}, "init_dual must be finite; got inf"),
+    "overflow": ({"features": FEATURES.double() * 1e200}, "features.*overflows"),
 }
 
 TYPE_ERRORS = {
@@ -54,6 +65,21 @@ TYPE_ERRORS = {
     "features as a list": ({"features": FEATURES.tolist()}, "features"),
     "labels of floats": ({"labels": LABELS.float()}, "labels"),
     "lambda1 as text": ({"lambda1": "0.1"}, "lambda1"),
+    "features of complex numbers": ({"features": FEATURES.to(torch.complex64)}, "features.*complex64"),
+    "sparse features": ({"features": FEATURES.to_sparse()}, r"features.*sparse.*to_dense"),
+    "labels of booleans": ({"labels": LABELS.bool()}, r"labels.*bool.*long\(\)"),
+    "labels as a list": ({"labels": LABELS.tolist()}, "labels.*list"),
+    "labels elsewhere": ({"labels": LABELS.to("meta")}, "labels must be on the device of features, cpu; got meta"),
+    "lambda1 of integers": ({"lambda1": torch.tensor(1)}, r"lambda1.*int64.*double\(\)"),
+    "lambda2 as a list": ({"lambda2": [1.0]}, "lambda2.*list"),
+    "lambda2 as a boolean": ({"lambda2": True}, "lambda2.*bool"),
+    "sample_weight as a list": ({"sample_weight": [1.0] * 6}, "sample_weight.*list"),
+    "complex sample_weight": ({"sample_weight": torch.ones(6, dtype=torch.complex64)}, "sample_weight.*complex64"),
+    "init_dual of integers": ({"init_dual": torch.ones(6, 3, dtype=torch.long)}, "init_dual.*int64"),
+    "n_way as a float": ({"n_way": 3.0}, "n_way must be an integer; got float"),
+    "group_size as text": ({"group_size": "2"}, "group_size.*str"),
+    "dual_reg as text": ({"dual_reg": "1"}, "dual_reg.*str"),
+    "tol as text": ({"tol": "1"}, "tol.*str"),
 }
 
 
@@ -77,6 +103,12 @@ def test_the_task_with_the_nan_is_named():
         solve(features=features, labels=LABELS.expand(3, -1))
 
 
+def test_the_task_with_the_nan_is_named_by_its_position():
+    features = torch.stack([FEATURES, FEATURES, FEATURES, NAN]).reshape(2, 2, 6, 8)
+    with pytest.raises(ValueError, match=r"task \(1, 1\) holds NaN"):
+        solve(features=features, labels=LABELS.expand(2, 2, -1))
+
+
 def test_other_devices_are_refused():
     with pytest.raises(TypeError, match="device meta"):
         solve(features=FEATURES.to("meta"), labels=LABELS.to("meta"), n_way=3)
@@ -89,7 +121,117 @@ def test_nothing_to_certify():
         sparsesvm.duality_gap(FEATURES, LABELS, torch.ones(3, 7), lambda1=0.1, lambda2=1.0)
 
 
+PROBLEM = {"lambda1": 0.1, "lambda2": 1.0, "n_way": 3}
+CERTIFICATE_ERRORS = {
+    "labels": ({"labels": LABELS + 1}, "labels.*maximum 3"),
+    "features": ({"features": NAN}, "features must be finite"),
+    "weights": ({"weights": torch.full((3, 8), float("nan"))}, "weights must be finite"),
+    "dual nan": ({"dual": torch.full((6, 3), float("nan"))}, "dual must be finite"),
+    "dual sum": ({"dual": torch.ones(6, 3)}, "dual must hold a probability vector.*sums from 3 to 3"),
+    "dual sign": ({"dual": torch.tensor([1.5, -0.5, 0]).expand(6, 3)}, "dual.*smallest entry -0.5"),
+    "lambda1": ({"lambda1": torch.tensor(-1.0)}, "lambda1.*-1"),
+    "lambda2": ({"lambda2": torch.tensor(0.0)}, "lambda2.*0"),
+    "sample_weight": ({"sample_weight": -torch.ones(6)}, "sample_weight.*-1"),
+    "dual_reg": ({"dual_reg": -1.0}, "dual_reg.*-1"),
+}
+
+
+@pytest.mark.parametrize("name", CERTIFICATE_ERRORS)
+def test_certificates_of_nonsense(name):
+    changed, message = CERTIFICATE_ERRORS[name]
+    arguments = {"features": FEATURES, "labels": LABELS, "dual": torch.full((6, 3), 1 / 3), **PROBLEM, **changed}
+    with pytest.raises(ValueError, match=message):
+        sparsesvm.duality_gap(**arguments)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"labels": LABELS + 1}, "labels.*maximum 3"),
+        ({"features": NAN}, "features must be finite"),
+        ({"sample_weight": -torch.ones(6)}, "sample_weight.*-1"),
+        ({"sample_weight": torch.full((6,), float("nan"))}, "sample_weight.*nan"),
+        ({"group_size": 3}, "group_size"),
+    ],
+)
+def test_lambda1_max_of_nonsense(exact, changed, message):
+    with pytest.raises(ValueError, match=message):
+        sparsesvm.lambda1_max(**{"features": FEATURES, "labels": LABELS, "n_way": 3, "exact": exact, **changed})
+
+
+def test_lambda1_max_never_takes_a_label_out_of_range_for_an_answer():
+    mapped = torch.func.vmap(lambda f, y: sparsesvm.lambda1_max(f, y, n_way=3))
+    assert mapped(FEATURES[None], LABELS[None] + 1).isnan().all()
+
+
+def test_scores_of_nonsense():
+    weights = torch.ones(3, 8)
+    with pytest.raises(TypeError, match=r"features must be a torch.Tensor; got list"):
+        sparsesvm.decision_function(FEATURES.tolist(), weights)
+    with pytest.raises(TypeError, match=r"dtype of weights, torch.float32; got torch.float64"):
+        sparsesvm.decision_function(FEATURES.double(), weights)
+    with pytest.raises(ValueError, match=r"features must have shape \(n_samples, 8\).*got \(6, 5\)"):
+        sparsesvm.decision_function(FEATURES[:, :5], weights)
+
+
+HEADS = [sparsesvm.SparseSVMHead, sparsesvm.RidgeHead, sparsesvm.PrototypeHead]
+HEAD_ERRORS = {
+    "support as a list": ({"support": FEATURES.tolist()}, TypeError, "support must be a torch.Tensor"),
+    "support of one dimension": ({"support": FEATURES[0]}, ValueError, "support must have shape"),
+    "nan in the support": ({"support": NAN}, ValueError, "support must be finite; got nan"),
+    "labels of floats": ({"support_labels": LABELS + 0.5}, TypeError, "support_labels must be an integer tensor"),
+    "labels of another length": (
+        {"support_labels": LABELS[:4]},
+        ValueError,
+        r"support_labels must have shape \(6,\) to match support",
+    ),
+    "a label too large": ({"support_labels": LABELS + 1}, ValueError, "support_labels must lie in.*maximum 3"),
+    "negative weight": ({"sample_weight": -torch.ones(6)}, ValueError, "sample_weight must be >= 0"),
+    "nan weight": (
+        {"sample_weight": torch.full((6,), float("nan"))},
+        ValueError,
+        "sample_weight must be >= 0 and finite; got nan",
+    ),
+    "weight of another length": (
+        {"sample_weight": torch.ones(5)},
+        ValueError,
+        r"sample_weight must have shape \(6,\) to match support",
+    ),
+    "weight as a list": ({"sample_weight": [1.0] * 6}, TypeError, "sample_weight must be a torch.Tensor"),
+    "query as a list": ({"query": FEATURES.tolist()}, TypeError, "query must be a torch.Tensor"),
+    "query of integers": ({"query": FEATURES.long()}, TypeError, r"query must be a floating-point tensor.*float\(\)"),
+    "query of other features": ({"query": FEATURES[:, :5]}, ValueError, r"query must have shape \(n_samples, 8\).*got \(6, 5\)"),
+    "n_way as text": ({"n_way": "3"}, TypeError, "n_way must be an integer"),
+    "n_way zero": ({"n_way": 0}, ValueError, "n_way must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", HEAD_ERRORS)
+def test_heads_name_their_own_arguments(head, name):
+    changed, error, message = HEAD_ERRORS[name]
+    with pytest.raises(error, match=message):
+        head()(**{"query": FEATURES, "support": FEATURES, "support_labels": LABELS, "n_way": 3, **changed})
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_query_of_other_tasks(head):
+    with pytest.raises(ValueError, match=r"query must have shape \(2, n_samples, 8\)"):
+        head()(FEATURES.expand(3, 6, 8), FEATURES.expand(2, 6, 8), LABELS.expand(2, 6))
+
+
+@pytest.mark.parametrize("head", HEADS[1:])
+def test_mapped_heads_never_take_a_label_out_of_range_for_an_answer(head):
+    mapped = torch.func.vmap(lambda f, y: head()(f, f, y, 3))
+    assert mapped(FEATURES[None], LABELS[None] + 1).isnan().all()
+
+
 def test_path_options():
+    with pytest.raises(TypeError, match="n_lambdas must be an integer; got str"):
+        sparsesvm.regularization_path(FEATURES, LABELS, lambda2=1.0, n_lambdas="3")
+    with pytest.raises(TypeError, match="min_ratio must be a number; got str"):
+        sparsesvm.regularization_path(FEATURES, LABELS, lambda2=1.0, min_ratio="0.1")
     with pytest.raises(ValueError, match=r"n_lambdas.*0"):
         sparsesvm.regularization_path(FEATURES, LABELS, lambda2=1.0, n_lambdas=0)
     with pytest.raises(ValueError, match=r"min_ratio.*2"):
@@ -97,5 +239,5 @@ def test_path_options():
 
 
 def test_a_vmapped_call_needs_n_way():
-    with pytest.raises(ValueError, match="n_way"):
+    with pytest.raises(ValueError, match="n_way must be given"):
         torch.func.vmap(lambda f, y: sparsesvm.solve(f, y, lambda1=0.1, lambda2=1.0).weights)(FEATURES[None], LABELS[None])

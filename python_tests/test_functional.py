@@ -94,3 +94,111 @@ def test_backends_say_what_is_there():
     assert found["cpu"]["simd"] in found["cpu"]["built"]
     assert found["cuda"]["usable"] in (True, False)
     assert found["cuda"]["usable"] or found["cuda"]["reason"]
+
+
+def test_numpy_numbers_are_numbers(task):
+    features, labels = task
+    plain = sparsesvm.solve(features, labels, lambda1=0.25, lambda2=1, n_way=4, group_size=5, max_iter=50, dual_reg=1)
+    numpy = sparsesvm.solve(
+        features,
+        labels,
+        lambda1=np.float32(0.25),
+        lambda2=np.int64(1),
+        n_way=np.int64(4),
+        group_size=np.int32(5),
+        max_iter=np.uint8(50),
+        dual_reg=np.int64(1),
+    )
+    assert torch.equal(numpy.weights, plain.weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.uint16, torch.uint64])
+def test_labels_of_every_integer_type(task, dtype):
+    features, labels = task
+    expected = sparsesvm.solve(features, labels, lambda1_ratio=0.1, lambda2=0.1).weights
+    assert torch.equal(sparsesvm.solve(features, labels.to(dtype), lambda1_ratio=0.1, lambda2=0.1).weights, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.float16])
+def test_sample_weights_of_every_type(task, dtype):
+    features, labels = task
+    weight = (torch.arange(16) > 2).to(dtype)
+    found = sparsesvm.solve(features, labels, lambda1_ratio=0.1, lambda2=0.1, sample_weight=weight, n_way=4)
+    alone = sparsesvm.solve(features[3:], labels[3:], lambda1_ratio=0.1, lambda2=0.1, n_way=4)
+    torch.testing.assert_close(found.weights, alone.weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_solved_in_single(task, dtype):
+    features, labels = task
+    found = sparsesvm.solve(features.to(dtype), labels, lambda1_ratio=0.1, lambda2=0.1)
+    assert torch.equal(found.weights, sparsesvm.solve(features.to(dtype).float(), labels, lambda1_ratio=0.1, lambda2=0.1).weights)
+
+
+def test_a_task_whose_samples_are_all_absent_has_no_weights(task):
+    features, labels = task
+    weight = torch.stack([torch.zeros(16), torch.ones(16)])
+    found = sparsesvm.solve(
+        features.expand(2, -1, -1), labels.expand(2, -1), lambda1_ratio=0.1, lambda2=0.1, sample_weight=weight, on_failure="raise"
+    )
+    assert (found.weights[0] == 0).all()
+    assert (found.weights[1] != 0).any()
+    assert found.objective[0] == 0
+
+
+def test_classes_without_samples_are_classes(task):
+    features, labels = task
+    found = sparsesvm.solve(features, labels, lambda1=0.1, lambda2=0.1, n_way=7, on_failure="raise")
+    assert found.weights.shape == (7, 30)
+
+
+def test_no_iterations_and_no_tolerance_are_reported(task):
+    features, labels = task
+    found = sparsesvm.solve(features, labels, lambda1=0.1, lambda2=0.1, max_iter=0, on_failure="ignore")
+    assert found.status == sparsesvm.StatusCode.MAX_ITER
+    found = sparsesvm.solve(features, labels, lambda1=0.1, lambda2=0.1, tol=0.0, on_failure="ignore")
+    assert (found.status == sparsesvm.StatusCode.CONVERGED) == (found.gap == 0)
+
+
+@pytest.mark.parametrize("tasks", [(0,), (2, 0)])
+def test_no_tasks_anywhere(tasks):
+    features, labels = torch.zeros(*tasks, 4, 6, requires_grad=True), torch.zeros(*tasks, 4, dtype=torch.long)
+    found = sparsesvm.solve(features, labels, lambda1_ratio=0.1, lambda2=1.0, n_way=3)
+    found.weights.sum().backward()
+    assert found.weights.shape == (*tasks, 3, 6)
+    assert features.grad.shape == features.shape
+    assert sparsesvm.lambda1_max(features, labels, exact=True).shape == tasks
+    assert sparsesvm.SparseSVMHead()(features, features, labels, 3).shape == (*tasks, 4, 3)
+
+
+@pytest.mark.parametrize("start", [torch.zeros(16, 4), -1e30 * torch.ones(16, 4), 1e30 * torch.eye(4).repeat(4, 1)])
+def test_any_finite_start_leads_to_the_solution(task, start):
+    features, labels = task
+    expected = sparsesvm.solve(features, labels, lambda1=0.1, lambda2=0.1, tol=1e-11).weights
+    found = sparsesvm.solve(features, labels, lambda1=0.1, lambda2=0.1, tol=1e-11, init_dual=start, on_failure="raise").weights
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_lambda1_max_of_numbers_whose_squares_leave_single_precision(task):
+    features, labels = task
+    expected = sparsesvm.lambda1_max(features, labels)
+    for scale in (1e-25, 1e25):
+        found = sparsesvm.lambda1_max((features * scale).float(), labels).double() / scale
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+
+
+def test_lambda1_max_has_a_gradient_where_features_are_dead(task):
+    features, labels = task
+    leaf = torch.cat([features, torch.zeros(16, 2)], -1).requires_grad_()
+    sparsesvm.lambda1_max(leaf, labels).backward()
+    assert leaf.grad.isfinite().all()
+    assert leaf.grad.abs().max() > 0
+
+
+def test_the_gradient_takes_lambda1_max_as_a_constant(task):
+    features, labels = task
+    by_ratio, direct = (features.clone().requires_grad_() for _ in range(2))
+    bound = sparsesvm.lambda1_max(features, labels)
+    sparsesvm.solve(by_ratio, labels, lambda1_ratio=0.3, lambda2=0.1).weights.square().sum().backward()
+    sparsesvm.solve(direct, labels, lambda1=0.3 * bound, lambda2=0.1).weights.square().sum().backward()
+    assert torch.equal(by_ratio.grad, direct.grad)

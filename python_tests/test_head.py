@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -147,6 +148,7 @@ def test_copies_and_states_leave_the_last_solution_behind(data):
         (lambda: SparseSVMHead(lambda2=0.0), "lambda2 must be positive"),
         (lambda: RidgeHead(lambda2=-1.0), "lambda2 must be positive"),
         (lambda: PrototypeHead(scale=0.0), "scale must be positive"),
+        (lambda: SparseSVMHead(lambda2=float("nan")), "lambda2 must be positive and finite; got nan"),
     ],
 )
 def test_bad_settings(make, message):
@@ -158,3 +160,51 @@ def test_n_shot_is_checked(data):
     query, support, labels, _ = data
     with pytest.raises(ValueError, match=r"n_way \* n_shot = 5 \* 2 samples; got 15"):
         SparseSVMHead()(query, support, labels, 5, 2)
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_copies_pickles_and_conversions_compute_the_same(data, make):
+    query, support, labels, _ = data
+    head = make()
+    expected = head(query, support, labels)
+    for twin in (copy.deepcopy(head), pickle.loads(pickle.dumps(head)), copy.deepcopy(head).double()):
+        torch.testing.assert_close(twin(query, support, labels), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", HEADS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_logits_have_the_type_of_the_query(data, make, dtype):
+    query, support, labels, _ = data
+    assert make()(query.to(dtype), support, labels).dtype == dtype
+    assert make()(query, support.to(dtype), labels).dtype == torch.float32
+    assert make()(query[:0], support, labels).shape == (0, 5)
+
+
+def test_refit_has_the_gradient_of_the_selected_features_alone(data):
+    _, support, labels, _ = (part.double() if part.is_floating_point() else part for part in data)
+    head = SparseSVMHead(0.3, refit=True, center=False, normalize=False, tol=1e-11)
+    leaf = support.clone().requires_grad_()
+    head.fit(leaf, labels).weights.square().sum().backward()
+    used = sparsesvm.solve(support, labels, lambda1_ratio=0.3, lambda2=0.1, tol=1e-11).active
+    alone = support[:, used].clone().requires_grad_()
+    sparsesvm.solve(alone, labels, lambda1=0.0, lambda2=0.1, tol=1e-11).weights.square().sum().backward()
+    assert 0 < used.sum() < 60
+    assert (leaf.grad[:, ~used] == 0).all()
+    torch.testing.assert_close(leaf.grad[:, used], alone.grad, rtol=1e-5, atol=1e-6 * float(alone.grad.abs().max()))
+
+
+def test_penalties_are_learnt(data):
+    query, support, labels, query_labels = data
+    for head in (SparseSVMHead(0.2, learn_penalties=True), SparseSVMHead(lambda1=0.5, learn_penalties=True)):
+        torch.nn.functional.cross_entropy(head(query, support, labels), query_labels).backward()
+        assert len(list(head.parameters())) == 3
+        assert all(parameter.grad != 0 for parameter in head.parameters())
+
+
+def test_the_last_solution_is_usable_after_every_kind_of_call(data):
+    query, support, labels, _ = data
+    head = SparseSVMHead(0.2)
+    torch.func.grad(lambda x: head(query, x, labels, 5).sum())(support)
+    assert float(head.last_solution.gap) < 1e-4
+    torch.func.vmap(lambda x: head(query, x, labels, 5))(support[None])
+    assert head.last_solution is None

@@ -118,3 +118,158 @@ def test_training_step_moves_every_parameter(features):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all()
     assert model.encoder.weight.grad.abs().max() > 0
+
+
+def test_operators_of_the_derivatives_pass_torchs_own_checks(features):
+    from sparsesvm import _ops
+
+    weight, penalty = torch.ones(3, 12, dtype=torch.float64), torch.full((3,), 0.2, dtype=torch.float64)
+    inputs = (features, LABELS.expand(3, -1).contiguous(), weight, penalty, penalty)
+    found = _ops.solve(*inputs, None, N_WAY, 1, 0.0, 1e-9, 100, "raise")
+    solution = (found[0], found[1], found[5])
+    torch.library.opcheck(_ops.vjp_op, (*inputs, *solution, torch.ones_like(found[0]), 1, 0.0))
+    torch.library.opcheck(_ops.jvp_op, (*inputs, *solution, features, weight, penalty, penalty, 1, 0.0))
+
+
+def test_compiled_vmap(features):
+    compiled = torch.compile(torch.func.vmap(weights), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(features), weights(features))
+
+
+def test_compiling_around_func_grad_fails_aloud(features):
+    """Torch 2.13 cannot; an answer here would have to be compared with `gradient`."""
+    with pytest.raises(RuntimeError, match="fake tensor"):
+        torch.compile(torch.func.grad(loss), backend="aot_eager")(features)
+
+
+def test_compiled_code_still_checks_values(features):
+    compiled = torch.compile(
+        lambda f, y: sparsesvm.solve(f, y, lambda1_ratio=0.1, lambda2=0.1, n_way=2).weights, fullgraph=True, backend="aot_eager"
+    )
+    with pytest.raises(ValueError, match="labels must lie in"):
+        compiled(features[0], LABELS)
+
+
+@pytest.mark.parametrize("make", [sparsesvm.SparseSVMHead, sparsesvm.RidgeHead, sparsesvm.PrototypeHead])
+def test_compiled_heads(features, make):
+    head = make()
+    arguments = (features, features, LABELS.expand(3, -1), N_WAY)
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")(*arguments)
+    torch.testing.assert_close(compiled, head(*arguments))
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        lambda f: torch.func.hessian(loss)(f),
+        lambda f: torch.func.jacfwd(torch.func.jacfwd(loss))(f),
+        lambda f: torch.func.grad(lambda x: torch.func.grad(loss)(x).sum())(f),
+    ],
+    ids=["forward over reverse", "forward over forward", "reverse over reverse"],
+)
+def test_second_derivatives_raise_in_every_mode(features, twice):
+    with pytest.raises(NotImplementedError, match="second derivatives of the solution are not implemented"):
+        twice(features[0])
+
+
+def test_forward_mode_outside_func(features):
+    tangent = torch.ones_like(features)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(features, tangent)
+        found = torch.autograd.forward_ad.unpack_dual(weights(dual)).tangent
+    assert torch.equal(found, torch.func.jvp(weights, (features,), (tangent,))[1])
+
+
+def test_forward_mode_over_a_backward_pass_raises(features):
+    with torch.autograd.forward_ad.dual_level():
+        leaf = torch.autograd.forward_ad.make_dual(features.clone().requires_grad_(), torch.ones_like(features))
+        with pytest.raises(NotImplementedError, match="second derivatives"):
+            torch.autograd.grad(loss(leaf), leaf)
+
+
+def test_a_retained_graph_gives_the_same_gradient_again(features):
+    leaf = features.clone().requires_grad_()
+    value = loss(leaf)
+    gradients = [torch.autograd.grad(value, leaf, retain_graph=True)[0] for _ in range(3)]
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
+
+
+class NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+def test_cotangents_that_are_absent_or_zero(features):
+    leaf = features.clone().requires_grad_()
+    (NoGradient.apply(weights(leaf)).sum() + 0 * leaf.sum()).backward()
+    assert (leaf.grad == 0).all()
+    found = weights(leaf)
+    (pulled,) = torch.autograd.grad(found, leaf, torch._efficientzerotensor(found.shape, dtype=found.dtype))
+    assert (pulled == 0).all()
+
+
+def test_lazily_negated_tensors(features):
+    """`x.conj().imag` is one: its memory holds the opposite."""
+    expected = gradient(features)
+    leaf = torch._neg_view(-features).requires_grad_()
+    found = weights(leaf)
+    assert torch.equal(found, weights(features))
+    (pulled,) = torch.autograd.grad(found, leaf, torch._neg_view(-2 * found.detach()))
+    assert torch.equal(pulled, expected)
+
+
+@pytest.mark.parametrize("view", ["transposed", "sliced", "expanded", "by columns"])
+def test_strides_of_every_kind(features, view):
+    changed = {
+        "transposed": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+        "sliced": lambda x: torch.stack([x, x], -1)[..., 0],
+        "expanded": lambda x: x[:1].expand(3, -1, -1),
+        "by columns": lambda x: x.mT.contiguous().mT,
+    }[view](features)
+    assert torch.equal(weights(changed), weights(changed.clone(memory_format=torch.contiguous_format)))
+    torch.testing.assert_close(gradient(changed), gradient(changed.contiguous()))
+
+
+def test_only_one_penalty_asks_for_a_gradient(features):
+    lambda2 = torch.full((3,), 0.1, dtype=torch.float64, requires_grad=True)
+    labels = LABELS.expand(3, -1)
+    shared = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    (each,) = torch.autograd.grad(sparsesvm.solve(features, labels, lambda1=0.2, lambda2=lambda2).weights.square().sum(), lambda2)
+    (total,) = torch.autograd.grad(sparsesvm.solve(features, labels, lambda1=0.2, lambda2=shared).weights.square().sum(), shared)
+    assert each.shape == (3,)
+    assert total == each.sum()
+
+
+def test_deterministic_algorithms(features):
+    expected = gradient(features)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(gradient(features), expected)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_gradients_do_not_depend_on_the_number_of_threads(features, four_threads):
+    batch = features.repeat(5, 1, 1)
+    several = gradient(batch)
+    for n_threads in (2, 1):
+        torch.set_num_threads(n_threads)
+        assert torch.equal(gradient(batch), several)
+
+
+def test_data_parallel_training(features, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        alone = Model()
+        parallel = torch.nn.parallel.DistributedDataParallel(alone)
+        parallel(features, features, LABELS.expand(3, -1)).square().sum().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in alone.parameters())
+        assert alone.encoder.weight.grad.abs().max() > 0
+    finally:
+        torch.distributed.destroy_process_group()

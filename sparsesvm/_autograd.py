@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.forward_ad import unpack_dual
 
 from sparsesvm import _ops
 
@@ -45,9 +46,9 @@ class Solve(Function):
         init_dual: Tensor | None,
         options: Options,
     ) -> Any:
-        # Eager code skips the dispatcher, which costs more than solving a small task.
-        solve = _ops.solve if _has_memory(features) else _ops.solve_op
-        return solve(features, labels, sample_weight, lambda1, lambda2, init_dual, *options)
+        arguments = (features, labels, sample_weight, lambda1, lambda2, init_dual)
+        solve = _ops.solve if _are_plain(*arguments) else _ops.solve_op
+        return solve(*arguments, *options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -55,17 +56,27 @@ class Solve(Function):
         weights, dual, gap, objective, n_iter, status, active = output
         ctx.save_for_backward(*inputs[:5], weights, dual, status)
         ctx.mark_non_differentiable(dual, gap, objective, n_iter, status, active)
+        ctx.set_materialize_grads(False)
         ctx.options = (options.group_size, options.dual_reg)
 
     @staticmethod
-    def backward(ctx: Any, grad_weights: Tensor, *_: Tensor | None) -> Any:
-        grad_features, *others = Vjp.apply(*ctx.saved_tensors, grad_weights, *ctx.options)  # type: ignore[no-untyped-call]
+    def backward(ctx: Any, grad_weights: Tensor | None, *_: None) -> Any:
+        if grad_weights is None:
+            return (None,) * 7
+        arguments = (*ctx.saved_tensors, grad_weights)
+        if torch.compiler.is_compiling():
+            vjp: Any = _ops.vjp_op
+        elif torch.is_grad_enabled() or not _are_plain(*arguments):
+            vjp = Vjp.apply
+        else:
+            vjp = _ops.vjp
+        grad_features, *others = vjp(*arguments, *ctx.options)
         gradients = (grad_features, None, *others, None, None)
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs_input_grad, strict=True))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        return _ops.fold_vmap(Solve.apply, info, in_dims, args)
+        return _ops.map_tasks(Solve.apply, info, in_dims, args)
 
 
 class SolveWithJvp(Solve):
@@ -84,7 +95,7 @@ class SolveWithJvp(Solve):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        return _ops.fold_vmap(SolveWithJvp.apply, info, in_dims, args)
+        return _ops.map_tasks(SolveWithJvp.apply, info, in_dims, args)
 
 
 class _OnceDifferentiable(Function):
@@ -96,6 +107,10 @@ class _OnceDifferentiable(Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError(_SECOND_ORDER)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
         raise NotImplementedError(_SECOND_ORDER)
 
 
@@ -130,7 +145,7 @@ class Vjp(_OnceDifferentiable):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        return _ops.fold_vmap(Vjp.apply, info, in_dims, args)
+        return _ops.map_tasks(Vjp.apply, info, in_dims, args)
 
 
 class Jvp(_OnceDifferentiable):
@@ -170,25 +185,37 @@ class Jvp(_OnceDifferentiable):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        return _ops.fold_vmap(Jvp.apply, info, in_dims, args)
+        return _ops.map_tasks(Jvp.apply, info, in_dims, args)
 
 
-class _Positional(inspect.Signature):
-    """Function.apply binds its arguments to `forward` at every call; here they all come by position, so nothing need be sorted."""
+class _ByPosition(inspect.Signature):
+    """Function.apply binds its arguments to the signature of `forward` at every call, which takes longer than solving a
+    small task (19 us). Ours all come by position: nothing need be sorted."""
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs or len(args) != len(self.parameters):
-            return super().bind(*args, **kwargs)
         return SimpleNamespace(args=args, kwargs=kwargs, apply_defaults=lambda: None)
 
 
-for _forward in (Solve.forward, Vjp.forward, Jvp.forward):
-    vars(_forward)["__signature__"] = _Positional.from_callable(_forward)
+vars(Solve.forward)["__signature__"] = _ByPosition.from_callable(Solve.forward)
 
 
-def _has_memory(features: Tensor) -> bool:
-    """Whether there are numbers to read: not while compiling, exporting or tracing with fake tensors."""
-    return not torch.compiler.is_compiling() and type(features) in (Tensor, torch.nn.Parameter)
+def _are_plain(*tensors: Tensor | None) -> bool:
+    """Whether the values can be read at the addresses and nothing else: torch's dispatcher, which costs more than solving a
+    small task, may then be passed by.
+
+    Not so while compiling, exporting or tracing with fake tensors, and for tensors that are mapped, lazily negated, lazily
+    zero or have a tangent.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    try:
+        return all(
+            type(t) in (Tensor, torch.nn.Parameter) and t.data_ptr() and not t.is_neg() and unpack_dual(t).tangent is None
+            for t in tensors
+            if t is not None
+        )
+    except RuntimeError:  # data_ptr() of a mapped tensor
+        return False
 
 
 def apply(
@@ -200,7 +227,11 @@ def apply(
     init_dual: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, ...]:
-    """The fields of `Solution` for folded tasks; see `_ops.solve` for the arguments."""
+    """The fields of `Solution`; see `_ops.solve` for the arguments."""
+    tensors = (features, labels, sample_weight, lambda1, lambda2, init_dual)
+    recording = torch.is_grad_enabled() and any(t.requires_grad for t in tensors if t is not None)
+    if not recording and _are_plain(*tensors):
+        return _ops.solve(*tensors, *options)
     function = Solve if torch.compiler.is_compiling() else SolveWithJvp
-    fields: tuple[Tensor, ...] = function.apply(features, labels, sample_weight, lambda1, lambda2, init_dual, options)  # type: ignore[no-untyped-call]
+    fields: tuple[Tensor, ...] = function.apply(*tensors, options)  # type: ignore[no-untyped-call]
     return fields

@@ -32,44 +32,91 @@ def check_device(features: Tensor, usable: tuple[str, ...]) -> None:
         )
 
 
-def check_labels(labels: Tensor, features: Tensor) -> None:
+def check_finite(name: str, values: Tensor) -> None:
+    for value in _extremes(values) or ():
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{name} must be finite; got {value}. torch.nan_to_num replaces such values, sample_weight 0 removes samples."
+            )
+
+
+def check_query(query: Tensor, weights: Tensor, name: str) -> None:
+    if not isinstance(query, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {_kind(query)}. Convert with torch.as_tensor.")
+    if not query.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor; got {query.dtype}. Convert with {name}.float().")
+    if query.device != weights.device:
+        raise TypeError(f"{name} must be on the device of the weights, {weights.device}; got {query.device}")
+    tasks = tuple(weights.shape[:-2])
+    if query.dim() < 2 or query.shape[-1] != weights.shape[-1] or not _broadcast(query.shape[:-2], tasks):
+        expected = ", ".join(str(size) for size in (*tasks, "n_samples", weights.shape[-1]))
+        raise ValueError(f"{name} must have shape ({expected}) to match weights {_shape(weights)}; got {_shape(query)}")
+
+
+def check_labels(labels: Tensor, features: Tensor, name: str = "labels", features_name: str = "features") -> None:
     if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a torch.Tensor; got {_kind(labels)}. Convert with torch.as_tensor.")
+        raise TypeError(f"{name} must be a torch.Tensor; got {_kind(labels)}. Convert with torch.as_tensor.")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be an integer tensor; got {labels.dtype}. Convert with labels.long().")
-    _check_same(labels, features, "labels", features.shape[:-1])
+        raise TypeError(f"{name} must be an integer tensor; got {labels.dtype}. Convert with {name}.long().")
+    _check_same(labels, features, name, features.shape[:-1], features_name)
 
 
-def check_n_way(n_way: int) -> None:
-    _check_integer("n_way", n_way, minimum=1)
-
-
-def check_label_range(labels: Tensor, n_way: int) -> None:
+def find_n_way(labels: Tensor, n_way: int | None) -> int:
+    """The number of classes, by default the largest label + 1."""
+    if n_way is not None:
+        return check_integer("n_way", n_way, minimum=1)
     if labels.numel() == 0:
-        return
-    low, high = labels.aminmax()
-    if int(low) < 0 or int(high) >= n_way:
-        which = f"minimum {int(low)}" if int(low) < 0 else f"maximum {int(high)}"
+        return 1
+    if not torch.compiler.is_compiling():
+        try:
+            return max(int(labels.max()) + 1, 1)
+        except RuntimeError:  # mapped
+            pass
+    raise ValueError(
+        "n_way must be given under torch.func.vmap, torch.compile and torch.export, where labels cannot be looked at; got None"
+    )
+
+
+def check_label_range(labels: Tensor, n_way: int, name: str = "labels") -> bool:
+    """Whether the labels could be looked at."""
+    extremes = _extremes(labels)
+    if extremes is None:
+        return False
+    low, high = extremes
+    if low < 0 or high >= n_way:
+        which = f"minimum {low}" if low < 0 else f"maximum {high}"
         raise ValueError(
-            f"labels must lie in [0, n_way) with n_way={n_way}; got {which}. "
+            f"{name} must lie in [0, n_way) with n_way={n_way}; got {which}. "
             "Number the classes of each task from zero, e.g. with torch.unique(labels, return_inverse=True)[1]."
         )
+    return True
 
 
-def check_sample_weight(sample_weight: Tensor, features: Tensor) -> None:
+def check_sample_weight(sample_weight: Tensor, features: Tensor, features_name: str = "features") -> None:
     if not isinstance(sample_weight, Tensor):
-        raise TypeError(f"sample_weight must be a torch.Tensor; got {_kind(sample_weight)}.")
+        raise TypeError(f"sample_weight must be a torch.Tensor; got {_kind(sample_weight)}. Convert with torch.as_tensor.")
     if sample_weight.is_complex():
         raise TypeError(f"sample_weight must be a real tensor; got {sample_weight.dtype}")
-    _check_same(sample_weight, features, "sample_weight", features.shape[:-1])
+    _check_same(sample_weight, features, "sample_weight", features.shape[:-1], features_name)
 
 
-def check_init_dual(init_dual: Tensor, features: Tensor, n_way: int) -> None:
-    if not isinstance(init_dual, Tensor):
-        raise TypeError(f"init_dual must be a torch.Tensor; got {_kind(init_dual)}. Pass the dual of a Solution.")
-    if not init_dual.is_floating_point():
-        raise TypeError(f"init_dual must be a floating-point tensor; got {init_dual.dtype}")
-    _check_same(init_dual, features, "init_dual", (*features.shape[:-1], n_way))
+def check_dual(dual: Tensor, features: Tensor, n_way: int, name: str = "init_dual") -> None:
+    if not isinstance(dual, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {_kind(dual)}. Pass the dual of a Solution.")
+    if not dual.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor; got {dual.dtype}. Pass the dual of a Solution.")
+    _check_same(dual, features, name, (*features.shape[:-1], n_way))
+
+
+def check_simplex(dual: Tensor) -> None:
+    """Rows of probabilities, up to rounding in half precision."""
+    check_finite("dual", dual)
+    entries, sums = _extremes(dual), _extremes(dual.sum(-1))
+    if entries is not None and sums is not None and (entries[0] < -1e-2 or sums[0] < 0.99 or sums[1] > 1.01):
+        raise ValueError(
+            "dual must hold a probability vector for each sample, >= 0 with sum 1; "
+            f"got smallest entry {entries[0]:.3g} and sums from {sums[0]:.3g} to {sums[1]:.3g}"
+        )
 
 
 def check_weights(weights: Tensor, features: Tensor, n_way: int) -> None:
@@ -86,7 +133,9 @@ def check_penalty(name: str, value: float | Tensor, features: Tensor, *, positiv
     """A number or a tensor that broadcasts to the tasks; the range of a tensor is checked by `check_penalty_range`."""
     if isinstance(value, Tensor):
         if not value.is_floating_point():
-            raise TypeError(f"{name} must be a number or a floating-point tensor; got {value.dtype}")
+            raise TypeError(
+                f"{name} must be a number or a floating-point tensor; got {value.dtype}. Convert with {name}.double()."
+            )
         if value.device != features.device:
             raise TypeError(f"{name} must be on the device of features, {features.device}; got {value.device}")
         tasks = features.shape[:-2]
@@ -94,49 +143,89 @@ def check_penalty(name: str, value: float | Tensor, features: Tensor, *, positiv
             raise ValueError(
                 f"{name} must be a scalar or have one value per task, shape {tuple(tasks)}; got shape {_shape(value)}"
             )
-    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number or a tensor; got {_kind(value)}")
+    elif isinstance(value, bool) or not isinstance(value, (float, int, numbers.Real)):
+        raise TypeError(f"{name} must be a number or a tensor; got {_kind(value)}. Convert with torch.as_tensor.")
     else:
         _check_range(name, float(value), float(value), positive)
 
 
 def check_penalty_range(name: str, value: Tensor, *, positive: bool = False) -> None:
-    if value.numel():
-        low, high = value.aminmax()
-        _check_range(name, float(low), float(high), positive)
+    extremes = _extremes(value)
+    if extremes is not None:
+        _check_range(name, *extremes, positive)
+
+
+def check_ratio(value: float | Tensor, features: Tensor) -> None:
+    check_penalty("lambda1_ratio", value, features)
+    if not isinstance(value, Tensor):
+        check_ratio_number(value)
+    elif (extremes := _extremes(value)) is not None:
+        _check_ratio_range(*extremes)
+
+
+def check_ratio_number(value: float) -> float:
+    """The value as a Python number."""
+    value = check_number("lambda1_ratio", value)
+    _check_ratio_range(value, value)
+    return value
+
+
+def _check_ratio_range(low: float, high: float) -> None:
+    if not (low >= 0 and high <= 1):
+        got = high if low >= 0 else low
+        raise ValueError(f"lambda1_ratio must lie in [0, 1]; got {got}. An absolute penalty is passed as lambda1.")
 
 
 def check_one_penalty(lambda1: float | Tensor | None, lambda1_ratio: float | Tensor | None) -> None:
     if (lambda1 is None) == (lambda1_ratio is None):
         got = "neither" if lambda1 is None else "both"
-        raise ValueError(f"exactly one of lambda1 and lambda1_ratio is required; got {got}")
+        raise ValueError(f"exactly one of lambda1 and lambda1_ratio is required; got {got}. lambda1=0 is the dense SVM.")
 
 
-def check_options(features: Tensor, group_size: int, dual_reg: float, tol: float, max_iter: int, on_failure: str) -> None:
-    check_group_size(features, group_size)
-    _check_number("dual_reg", dual_reg)
-    _check_number("tol", tol)
-    _check_integer("max_iter", max_iter, minimum=0)
+def check_on_failure(on_failure: str) -> None:
     if on_failure not in ("ignore", "warn", "raise"):
         raise ValueError(f'on_failure must be "ignore", "warn" or "raise"; got {on_failure!r}')
 
 
-def check_group_size(features: Tensor, group_size: int) -> None:
-    _check_integer("group_size", group_size, minimum=1)
+def check_group_size(features: Tensor, group_size: int) -> int:
+    group_size = check_integer("group_size", group_size, minimum=1)
     if features.shape[-1] % group_size:
         raise ValueError(
             f"group_size must divide the number of features, {features.shape[-1]}; got {group_size}. "
             "Pad the features with zero columns or choose another size."
         )
+    return group_size
 
 
-def _check_same(tensor: Tensor, features: Tensor, name: str, shape: tuple[int, ...] | torch.Size) -> None:
+def check_number(name: str, value: float, *, positive: bool = False) -> float:
+    """The value as a Python number."""
+    if isinstance(value, bool) or not isinstance(value, (float, int, numbers.Real)):
+        raise TypeError(f"{name} must be a number; got {_kind(value)}")
+    value = float(value)
+    _check_range(name, value, value, positive)
+    return value
+
+
+def check_integer(name: str, value: int, *, minimum: int) -> int:
+    """The value as a Python integer, or the symbol of one while compiling."""
+    if isinstance(value, bool) or not isinstance(value, (int, numbers.Integral, torch.SymInt)):
+        raise TypeError(f"{name} must be an integer; got {_kind(value)}")
+    if not minimum <= value < 2**63:
+        raise ValueError(f"{name} must be at least {minimum} and below 2**63; got {value}")
+    return value if isinstance(value, (int, torch.SymInt)) else int(value)
+
+
+def _check_same(
+    tensor: Tensor, features: Tensor, name: str, shape: tuple[int, ...] | torch.Size, features_name: str = "features"
+) -> None:
     if tuple(tensor.shape) != tuple(shape):
-        raise ValueError(f"{name} must have shape {tuple(shape)} to match features {_shape(features)}; got {_shape(tensor)}")
+        raise ValueError(
+            f"{name} must have shape {tuple(shape)} to match {features_name} {_shape(features)}; got {_shape(tensor)}"
+        )
     if tensor.device != features.device:
         raise TypeError(
-            f"{name} must be on the device of features, {features.device}; got {tensor.device}. "
-            f"Move it with {name}.to(features.device)."
+            f"{name} must be on the device of {features_name}, {features.device}; got {tensor.device}. "
+            f"Move it with {name}.to({features_name}.device)."
         )
 
 
@@ -147,17 +236,20 @@ def _check_range(name: str, low: float, high: float, positive: bool) -> None:
         raise ValueError(f"{name} must be {required}; got {got}")
 
 
-def _check_number(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number; got {_kind(value)}")
-    _check_range(name, float(value), float(value), positive=False)
+def _extremes(values: Tensor) -> tuple[float, float] | None:
+    """Smallest and largest value, both NaN if one is. None where there are no values, and where they cannot be looked at: while
+    compiling or mapping, when the operators look at what reaches them, and on a device that one would wait for."""
+    if values.numel() == 0 or values.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    try:
+        low, high = values.aminmax()
+        return low.item(), high.item()
+    except RuntimeError:  # mapped
+        return None
 
 
-def _check_integer(name: str, value: int, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
-        raise TypeError(f"{name} must be an integer; got {_kind(value)}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}; got {value}")
+def _broadcast(query: torch.Size, tasks: tuple[int, ...]) -> bool:
+    return tuple(query) == tasks or all(a in (1, b) or b == 1 for a, b in zip(reversed(query), reversed(tasks), strict=False))
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -1,11 +1,13 @@
-"""The compiled solver as torch operators on folded tasks: value checks, allocation, addresses; no maths.
+"""The compiled solver as torch operators: value checks, allocation, addresses; no maths.
 
-Shapes: features (B, n, m), labels (B, n) int64, sample_weight (B, n) and lambda1, lambda2 (B,) float64. The plain functions
-do the work; `solve_op`, `vjp_op` and `jvp_op` are the same as operators that torch.compile and torch.export keep whole.
+Shapes: features (..., n, m), labels (..., n) int64, sample_weight (..., n) and lambda1, lambda2 (...,) float64, with the same
+task dimensions `...`. The plain functions do the work; `solve_op`, `vjp_op` and `jvp_op` are the same as operators that
+torch.compile and torch.export keep whole.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -39,17 +41,18 @@ def solve(
     _checks.check_penalty_range("sample_weight", sample_weight)
     _checks.check_penalty_range("lambda1", lambda1)
     _checks.check_penalty_range("lambda2", lambda2, positive=True)
+    if init_dual is not None:
+        _checks.check_finite("init_dual", init_dual)
     outputs = _solve_outputs(features, n_way, group_size)
     weights, dual, gap, objective, n_iter, status, active = outputs
-    features, labels, sample_weight = _unit_stride(features), labels.contiguous(), sample_weight.contiguous()
-    lambda1, lambda2 = lambda1.contiguous(), lambda2.contiguous()
+    inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
     init_dual = None if init_dual is None else init_dual.contiguous()
     n_threads = torch.get_num_threads()
     sizes = _sizes(features, n_way, group_size)
     workspace = _workspace(_core.solve_workspace(*sizes, n_threads))
     _core.solve(
         *sizes,
-        *_inputs(features, labels, sample_weight, lambda1, lambda2),
+        *_addresses(*inputs),
         dual_reg,
         tol,
         max_iter,
@@ -87,15 +90,14 @@ def vjp(
         warnings.warn(_INEXACT, ConvergenceWarning, stacklevel=2)
     outputs = _vjp_outputs(features)
     grad_features, grad_sample_weight, grad_lambda1, grad_lambda2 = outputs
-    features, labels, sample_weight = _unit_stride(features), labels.contiguous(), sample_weight.contiguous()
-    lambda1, lambda2 = lambda1.contiguous(), lambda2.contiguous()
+    inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
     weights, dual, grad_weights = weights.contiguous(), dual.contiguous(), grad_weights.contiguous()
     n_threads = torch.get_num_threads()
-    sizes = _sizes(features, weights.shape[1], group_size)
+    sizes = _sizes(features, weights.shape[-2], group_size)
     workspace = _workspace(_core.diff_workspace(*sizes, n_threads))
     _core.vjp(
         *sizes,
-        *_inputs(features, labels, sample_weight, lambda1, lambda2),
+        *_addresses(*inputs),
         dual_reg,
         weights.data_ptr(),
         dual.data_ptr(),
@@ -131,17 +133,16 @@ def jvp(
     if status.numel() and int(status.max()) != StatusCode.CONVERGED:
         warnings.warn(_INEXACT, ConvergenceWarning, stacklevel=2)
     tangent_weights = torch.empty_like(weights, memory_format=torch.contiguous_format)
-    features, labels, sample_weight = _unit_stride(features), labels.contiguous(), sample_weight.contiguous()
-    lambda1, lambda2 = lambda1.contiguous(), lambda2.contiguous()
+    inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
     weights, dual = weights.contiguous(), dual.contiguous()
     tangent_features, tangent_sample_weight = tangent_features.contiguous(), tangent_sample_weight.contiguous()
     tangent_lambda1, tangent_lambda2 = tangent_lambda1.contiguous(), tangent_lambda2.contiguous()
     n_threads = torch.get_num_threads()
-    sizes = _sizes(features, weights.shape[1], group_size)
+    sizes = _sizes(features, weights.shape[-2], group_size)
     workspace = _workspace(_core.diff_workspace(*sizes, n_threads))
     _core.jvp(
         *sizes,
-        *_inputs(features, labels, sample_weight, lambda1, lambda2),
+        *_addresses(*inputs),
         dual_reg,
         weights.data_ptr(),
         dual.data_ptr(),
@@ -217,60 +218,65 @@ def _(
     return torch.empty_like(weights, memory_format=torch.contiguous_format)
 
 
-def fold_vmap(function: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
-    """The vmap rule of all: fold the mapped axis into the task axis, call once, unfold."""
-    size = info.batch_size
+def map_tasks(function: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
+    """The vmap rule of all: the mapped axis is one more task dimension, in front."""
 
-    def fold(argument: Any, dim: int | None) -> Any:
+    def in_front(argument: Any, dim: int | None) -> Any:
         if not isinstance(argument, Tensor):
             return argument
-        mapped = argument.expand(size, *argument.shape) if dim is None else argument.movedim(dim, 0)
-        return mapped.flatten(0, 1)
+        return argument.expand(info.batch_size, *argument.shape) if dim is None else argument.movedim(dim, 0)
 
-    def unfold(output: Tensor) -> Tensor:
-        return output.reshape(size, output.shape[0] // size, *output.shape[1:])
-
-    outputs = function(*(fold(argument, dim) for argument, dim in zip(args, in_dims, strict=True)))
-    if isinstance(outputs, Tensor):
-        return unfold(outputs), 0
-    return tuple(unfold(output) for output in outputs), (0,) * len(outputs)
+    outputs = function(*(in_front(argument, dim) for argument, dim in zip(args, in_dims, strict=True)))
+    return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
 
 
 for _op in (solve_op, vjp_op, jvp_op):
-    _op.register_vmap(lambda info, in_dims, *args, _op=_op: fold_vmap(_op, info, in_dims, args))
+    _op.register_vmap(lambda info, in_dims, *args, _op=_op: map_tasks(_op, info, in_dims, args))
 
 
 def _solve_outputs(
     features: Tensor, n_way: int, group_size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    n_tasks, n_samples, n_features = features.shape
+    *tasks, n_samples, n_features = features.shape
     return (
-        features.new_empty((n_tasks, n_way, n_features)),
-        features.new_empty((n_tasks, n_samples, n_way)),
-        features.new_empty((n_tasks,), dtype=torch.float64),
-        features.new_empty((n_tasks,), dtype=torch.float64),
-        features.new_empty((n_tasks,), dtype=torch.int64),
-        features.new_empty((n_tasks,), dtype=torch.int8),
-        features.new_empty((n_tasks, n_features // group_size), dtype=torch.bool),
+        features.new_empty((*tasks, n_way, n_features)),
+        features.new_empty((*tasks, n_samples, n_way)),
+        features.new_empty(tasks, dtype=torch.float64),
+        features.new_empty(tasks, dtype=torch.float64),
+        features.new_empty(tasks, dtype=torch.int64),
+        features.new_empty(tasks, dtype=torch.int8),
+        features.new_empty((*tasks, n_features // group_size), dtype=torch.bool),
     )
 
 
 def _vjp_outputs(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n_tasks, n_samples, _ = features.shape
+    *tasks, n_samples, n_features = features.shape
     return (
-        features.new_empty(features.shape),
-        features.new_empty((n_tasks, n_samples), dtype=torch.float64),
-        features.new_empty((n_tasks,), dtype=torch.float64),
-        features.new_empty((n_tasks,), dtype=torch.float64),
+        features.new_empty((*tasks, n_samples, n_features)),
+        features.new_empty((*tasks, n_samples), dtype=torch.float64),
+        features.new_empty(tasks, dtype=torch.float64),
+        features.new_empty(tasks, dtype=torch.float64),
     )
 
 
 def _sizes(features: Tensor, n_way: int, group_size: int) -> tuple[bool, int, int, int, int, int]:
-    n_tasks, n_samples, n_features = features.shape
-    return features.dtype == torch.float64, n_tasks, n_samples, n_features, n_way, group_size
+    *tasks, n_samples, n_features = features.shape
+    return features.dtype == torch.float64, math.prod(tasks), n_samples, n_features, n_way, group_size
 
 
-def _inputs(
+def _readable(
+    features: Tensor, labels: Tensor, sample_weight: Tensor, lambda1: Tensor, lambda2: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The same values where the solver can read them: features with one task dimension, side by side within a sample; the
+    rest contiguous. Tasks and samples of the features may lie anywhere."""
+    if features.dim() != 3:
+        features = features.unsqueeze(0) if features.dim() == 2 else features.flatten(0, -3)
+    if features.stride(-1) != 1:
+        features = features.contiguous()
+    return features, labels.contiguous(), sample_weight.contiguous(), lambda1.contiguous(), lambda2.contiguous()
+
+
+def _addresses(
     features: Tensor, labels: Tensor, sample_weight: Tensor, lambda1: Tensor, lambda2: Tensor
 ) -> tuple[int, int, int, int, int, int, int]:
     return (
@@ -284,11 +290,6 @@ def _inputs(
     )
 
 
-def _unit_stride(features: Tensor) -> Tensor:
-    """The passes over features need neighbouring features side by side; tasks and samples may lie anywhere."""
-    return features if features.stride(-1) == 1 else features.contiguous()
-
-
 def _workspace(n_bytes: int) -> Tensor:
     return torch.empty(n_bytes, dtype=torch.uint8)
 
@@ -296,21 +297,29 @@ def _workspace(n_bytes: int) -> Tensor:
 def _report(status: Tensor, gap: Tensor, n_iter: Tensor, on_failure: str) -> None:
     if status.numel() == 0 or int(status.max()) == StatusCode.CONVERGED:
         return
-    failed = status.nonzero().flatten().tolist()
-    for task in failed:
-        if status[task] == StatusCode.NON_FINITE:
-            raise ValueError(
-                f"features must be finite; task {task} holds NaN or infinity in a sample of positive weight. "
-                "Give such samples sample_weight 0 or replace the values with torch.nan_to_num."
-            )
+    non_finite = status == StatusCode.NON_FINITE
+    if non_finite.any():
+        raise ValueError(
+            f"features must be finite; {_first(non_finite)} holds NaN or infinity in a sample of positive weight, or overflows "
+            "with these penalties and weights. Give such samples sample_weight 0 or replace the values with torch.nan_to_num; "
+            "rescale what overflows."
+        )
     if on_failure == "ignore":
         return
-    task = failed[0]
-    sentence = StatusCode(int(status[task])).sentence
+    failed = status != StatusCode.CONVERGED
+    sentence = StatusCode(int(status[failed][0])).sentence
     if on_failure == "raise":
         raise ConvergenceError(
-            f"{len(failed)} of {len(status)} tasks did not converge; task {task}, after {int(n_iter[task])} iterations "
-            f"with gap {float(gap[task]):.3g}: {sentence}"
+            f"{int(failed.sum())} of {status.numel()} tasks did not converge; {_first(failed)}, after "
+            f"{int(n_iter[failed][0])} iterations with gap {float(gap[failed][0]):.3g}: {sentence}"
         )
     # The same words every time, so that Python's default filter shows them once and not at every training step.
     warnings.warn(_UNCONVERGED.format(sentence), ConvergenceWarning, stacklevel=2)
+
+
+def _first(tasks: Tensor) -> str:
+    """Where the first True is, in words."""
+    position = tasks.nonzero()[0].tolist()
+    if not position:
+        return "the task"
+    return f"task {position[0] if len(position) == 1 else tuple(position)}"

@@ -67,6 +67,9 @@ def solve(
         ConvergenceError: with on_failure="raise".
         NotImplementedError: when the weights are differentiated twice.
 
+    Tasks share torch's threads (`torch.set_num_threads`), whose number does not change the result. As for torch itself, a process
+    forked after these were used must set one thread, as the workers of a DataLoader do.
+
     Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dual; the gradient differentiates the
     optimality conditions on the active groups and the free dual coordinates.
     """
@@ -75,41 +78,40 @@ def solve(
     _checks.check_labels(labels, features)
     _checks.check_one_penalty(lambda1, lambda1_ratio)
     _checks.check_penalty("lambda2", lambda2, features, positive=True)
-    _checks.check_options(features, group_size, dual_reg, tol, max_iter, on_failure)
-    n_way = _n_way(labels, n_way)
+    _checks.check_on_failure(on_failure)
+    labels = labels.long()
+    options = _autograd.Options(
+        n_way=_checks.find_n_way(labels, n_way),
+        group_size=_checks.check_group_size(features, group_size),
+        dual_reg=_checks.check_number("dual_reg", dual_reg),
+        tol=_checks.check_number("tol", tol),
+        max_iter=_checks.check_integer("max_iter", max_iter, minimum=0),
+        on_failure=on_failure,
+    )
     if sample_weight is not None:
         _checks.check_sample_weight(sample_weight, features)
-    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    if init_dual is not None:
+        _checks.check_dual(init_dual, features, options.n_way)
+        init_dual = init_dual.detach().double()
+    if features.element_size() < 4:
+        features = features.float()
     if lambda1_ratio is not None:
-        _checks.check_penalty("lambda1_ratio", lambda1_ratio, features)
-        bound = lambda1_max(features.detach(), labels, n_way=n_way, sample_weight=sample_weight, group_size=group_size).detach()
-        lambda1 = lambda1_ratio * bound.double()
+        _checks.check_ratio(lambda1_ratio, features)
+        lambda1 = lambda1_ratio * _lambda1_bound(features.detach(), labels, options.n_way, sample_weight, options.group_size)
     else:
         assert lambda1 is not None
         _checks.check_penalty("lambda1", lambda1, features)
-    tasks = features.shape[:-2]
-    n_tasks = math.prod(tasks)
-    if init_dual is not None:
-        _checks.check_init_dual(init_dual, features, n_way)
-        init_dual = init_dual.detach().double().reshape(n_tasks, -1, n_way)
-    fields = _autograd.apply(
-        features.reshape(n_tasks, *features.shape[-2:]),
-        labels.long().reshape(n_tasks, -1 if n_tasks else labels.shape[-1]),
-        _folded_weight(sample_weight, features, n_tasks),
-        _per_task(lambda1, features, tasks, n_tasks),
-        _per_task(lambda2, features, tasks, n_tasks),
-        init_dual,
-        _autograd.Options(n_way, group_size, float(dual_reg), float(tol), max_iter, on_failure),
-    )
-    if len(tasks) == 1:
-        return Solution(*fields)
-    if not tasks:
-        return Solution(*(field.squeeze(0) for field in fields))
-    return Solution(*(field.reshape((*tasks, *field.shape[1:])) for field in fields))
+    weight = torch.ones_like(labels, dtype=torch.float64) if sample_weight is None else sample_weight.double()
+    lambda1, lambda2 = _per_task(lambda1, features), _per_task(lambda2, features)
+    return Solution(*_autograd.apply(features, labels, weight, lambda1, lambda2, init_dual, options))
 
 
 def decision_function(features: Tensor, weights: Tensor) -> Tensor:
     """Scores (..., n_samples, n_way) of features (..., n_samples, n_features) under weights (..., n_way, n_features)."""
+    _checks.check_features(weights, "weights")
+    _checks.check_query(features, weights, "features")
+    if features.dtype != weights.dtype:
+        raise TypeError(f"features must have the dtype of weights, {weights.dtype}; got {features.dtype}. Convert one of them.")
     return features @ weights.mT
 
 
@@ -138,17 +140,19 @@ def lambda1_max(
     """
     _checks.check_features(features)
     _checks.check_labels(labels, features)
-    _checks.check_group_size(features, group_size)
-    n_way = _n_way(labels, n_way)
-    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    group_size = _checks.check_group_size(features, group_size)
+    labels = labels.long()
+    n_way = _checks.find_n_way(labels, n_way)
     if sample_weight is not None:
         _checks.check_sample_weight(sample_weight, features)
-        sample_weight = sample_weight.to(features.dtype)
-        features = features.where(sample_weight.unsqueeze(-1) > 0, 0.0)
+    if features.element_size() < 4:
+        features = features.float()
     if exact:
-        return _exact_lambda1_max(features.detach(), labels, n_way, sample_weight, group_size)
-    is_class = labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)
-    return _penalty_bound(features, is_class, (~is_class).to(features.dtype), sample_weight, group_size)
+        bound = _exact_lambda1_max(features.detach(), labels, n_way, sample_weight, group_size)
+    else:
+        bound = _lambda1_bound(features, labels, n_way, sample_weight, group_size)
+    # A bound keeps its side when it is rounded up.
+    return (bound * (1 + 1e-7)).float() if features.dtype == torch.float32 else bound
 
 
 def duality_gap(
@@ -170,8 +174,8 @@ def duality_gap(
 
     Args:
         weights: (..., n_way, n_features), the solution to certify. Given alone, `solve` finds a dual to compare with.
-        dual: (..., n_support, n_way), a probability vector per sample. Given alone, it certifies the weights that belong
-            to it by the link W = block soft-thresholding of (c (Y - Lambda))^T F, without cancellation.
+        dual: (..., n_support, n_way), a probability vector per sample, up to rounding. Given alone, it certifies the
+            weights that belong to it by the link W = block soft-thresholding of (c (Y - Lambda))^T F, without cancellation.
         features, labels, lambda1, lambda2, n_way, sample_weight, group_size, dual_reg: as in `solve`.
 
     Raises:
@@ -181,10 +185,16 @@ def duality_gap(
     _checks.check_labels(labels, features)
     _checks.check_penalty("lambda1", lambda1, features)
     _checks.check_penalty("lambda2", lambda2, features, positive=True)
-    _checks.check_group_size(features, group_size)
-    n_way = _n_way(labels, n_way)
+    labels = labels.long()
+    n_way = _checks.find_n_way(labels, n_way)
+    _checks.check_label_range(labels, n_way)
+    for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
+        if isinstance(value, Tensor):
+            _checks.check_penalty_range(name, value, positive=name == "lambda2")
     if sample_weight is not None:
         _checks.check_sample_weight(sample_weight, features)
+        sample_weight = sample_weight.double()
+        _checks.check_penalty_range("sample_weight", sample_weight)
     if weights is None and dual is None:
         raise ValueError("at least one of weights and dual is required; got neither")
     problem: dict[str, Any] = {
@@ -192,19 +202,24 @@ def duality_gap(
         "lambda2": lambda2,
         "n_way": n_way,
         "sample_weight": sample_weight,
-        "group_size": group_size,
-        "dual_reg": dual_reg,
+        "group_size": _checks.check_group_size(features, group_size),
+        "dual_reg": _checks.check_number("dual_reg", dual_reg),
     }
-    exact = reference.make_problem(features, labels.long(), **problem)
-    if weights is None:
-        assert dual is not None
-        _checks.check_init_dual(dual, features, n_way)
-        return exact.duality_gap(dual.double())
-    _checks.check_weights(weights, features, n_way)
+    exact = reference.make_problem(features, labels, **problem)
+    _checks.check_finite("features", exact.features)
+    if weights is not None:
+        _checks.check_weights(weights, features, n_way)
+        _checks.check_finite("weights", weights)
     if dual is None:
         dual = solve(features.detach(), labels, **problem, on_failure="ignore").dual
-    _checks.check_init_dual(dual, features, n_way)
-    return exact.primal_objective(weights.double()) - exact.dual_objective(dual.double())
+    _checks.check_dual(dual, features, n_way, "dual")
+    _checks.check_simplex(dual)
+    # What rounding took from the simplex would count as a gap of either sign.
+    dual = dual.double().clamp(min=0)
+    dual = dual / dual.sum(-1, keepdim=True)
+    if weights is None:
+        return exact.duality_gap(dual)
+    return exact.primal_objective(weights.double()) - exact.dual_objective(dual)
 
 
 def regularization_path(
@@ -237,8 +252,8 @@ def regularization_path(
     Raises:
         TypeError, ValueError: as in `solve`, and for n_lambdas or min_ratio out of range.
     """
-    if isinstance(n_lambdas, bool) or not isinstance(n_lambdas, int) or n_lambdas < 1:
-        raise ValueError(f"n_lambdas must be an integer of at least 1; got {n_lambdas}")
+    n_lambdas = _checks.check_integer("n_lambdas", n_lambdas, minimum=1)
+    min_ratio = _checks.check_number("min_ratio", min_ratio)
     if not 0 < min_ratio <= 1:
         raise ValueError(f"min_ratio must lie in (0, 1]; got {min_ratio}")
     with torch.no_grad():
@@ -265,44 +280,42 @@ def regularization_path(
     return RegularizationPath(penalties, Solution(*(torch.stack(field) for field in zip(*solutions, strict=True))))
 
 
-def _n_way(labels: Tensor, n_way: int | None) -> int:
-    if n_way is not None:
-        _checks.check_n_way(n_way)
-        return n_way
-    if labels.numel() == 0:
-        return 1
-    try:
-        return max(int(labels.max()) + 1, 1)
-    except RuntimeError as error:
-        raise ValueError("n_way must be given under torch.func.vmap, where the labels cannot be looked at; got None") from error
+def one_hot(labels: Tensor, n_way: int) -> Tensor:
+    """Booleans (..., n_way). Not nn.functional.one_hot, which looks at the labels and so cannot be mapped or compiled."""
+    return labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)
 
 
-def _per_task(value: float | Tensor, features: Tensor, tasks: torch.Size, n_tasks: int) -> Tensor:
+def _per_task(value: float | Tensor, features: Tensor) -> Tensor:
+    tasks = features.shape[:-2]
     if isinstance(value, Tensor):
-        return value.double().expand(tasks).reshape(n_tasks)
-    return features.new_full((n_tasks,), float(value), dtype=torch.float64)
+        return value.double().expand(tasks)
+    return features.new_full(tasks, float(value), dtype=torch.float64)
 
 
-def _folded_weight(sample_weight: Tensor | None, features: Tensor, n_tasks: int) -> Tensor:
-    if sample_weight is None:
-        return features.new_ones((n_tasks, features.shape[-2]), dtype=torch.float64)
-    return sample_weight.double().reshape(n_tasks, features.shape[-2])
-
-
-def _penalty_bound(features: Tensor, is_class: Tensor, wrong: Tensor, sample_weight: Tensor | None, group_size: int) -> Tensor:
-    """max_G ||((c (Y - Lambda))^T F)_:G|| for the dual `wrong` (..., n, k), its rows rescaled to sum to one.
-
-    Rounded up by the bound on the rounding error, so that W is exactly zero from there on.
-    """
-    total = wrong.sum(-1, keepdim=True)
-    residual = is_class.to(wrong.dtype) - wrong / total.clamp(min=torch.finfo(wrong.dtype).tiny)
-    if is_class.shape[-1] == 1:
-        residual = torch.zeros_like(residual)
+def _lambda1_bound(features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, group_size: int) -> Tensor:
+    """The cheap bound (...,) in float64, of features in float32 or float64."""
+    is_class = one_hot(labels, n_way)
+    # Y - Lambda for Lambda uniform over the wrong classes.
+    wrong = -1 / (n_way - 1) if n_way > 1 else 0.0
+    residual = features.new_full(is_class.shape, wrong).masked_fill(is_class, float(n_way > 1))
+    if not _checks.check_label_range(labels, n_way):
+        residual = residual.where(is_class.any(-1, keepdim=True), math.nan)
     if sample_weight is not None:
+        sample_weight = sample_weight.to(features.dtype)
+        _checks.check_penalty_range("sample_weight", sample_weight)
+        features = features.where(sample_weight.unsqueeze(-1) > 0, 0.0)
         residual = residual * sample_weight.unsqueeze(-1)
+    bound = _largest_group_norm(residual, features, group_size)
+    _checks.check_finite("features", bound)
+    return bound
+
+
+def _largest_group_norm(residual: Tensor, features: Tensor, group_size: int) -> Tensor:
+    """max_G ||(residual^T F)_:G||, rounded up by the bound on the rounding error, so that W is exactly zero from there on."""
     with torch.autocast(features.device.type, enabled=False):
         correlation = residual.mT @ features
-    largest = reference.group_norms(correlation, group_size).amax(-1)
+    # Squares of large and of small single-precision numbers leave its range.
+    largest = reference.group_norms(correlation.double(), group_size).amax(-1)
     return largest * (1 + 4 * features.shape[-2] * torch.finfo(features.dtype).eps)
 
 
@@ -312,13 +325,13 @@ def _exact_lambda1_max(features: Tensor, labels: Tensor, n_way: int, sample_weig
     With lambda2 so large that no margin reaches one, `solve` maximises numerator - lambda1 * denominator - ridge: its weights
     bound the ratio from below, its dual from above, converged or not.
     """
-    single = features.dtype == torch.float32
     features = features.double()
-    weight = features.new_ones(features.shape[:-1]) if sample_weight is None else sample_weight.double()
-    is_class = labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)
-    upper = _penalty_bound(features, is_class, (~is_class).double(), weight, group_size)
+    upper = _lambda1_bound(features, labels, n_way, sample_weight, group_size)
     if n_way == 1:
-        return upper.float() if single else upper
+        return upper
+    weight = torch.ones_like(labels, dtype=torch.float64) if sample_weight is None else sample_weight.double()
+    features = features.where(weight.unsqueeze(-1) > 0, 0.0)
+    is_class = one_hot(labels, n_way)
     norms = features.norm(dim=-1)
     lambda2 = 4 * (weight * norms).sum(-1) * norms.amax(-1)
     lambda2 = torch.where(lambda2 > 0, lambda2, 1.0)
@@ -342,11 +355,13 @@ def _exact_lambda1_max(features: Tensor, labels: Tensor, n_way: int, sample_weig
         length = reference.group_norms(solution.weights, group_size).sum(-1)
         ratio = (weight * margin).sum(-1) / torch.where(length > 0, length, 1.0)
         lower = torch.maximum(lower, ratio)
-        upper = torch.minimum(upper, _penalty_bound(features, is_class, dual.masked_fill(is_class, 0.0), weight, group_size))
+        wrong = dual.masked_fill(is_class, 0.0)
+        total = wrong.sum(-1, keepdim=True).clamp(min=torch.finfo(wrong.dtype).tiny)
+        residual = weight.unsqueeze(-1) * (is_class.double() - wrong / total)
+        upper = torch.minimum(upper, _largest_group_norm(residual, features, group_size))
         if (upper <= (1 + _BRACKET) * lower).all():
             break
-    # Rounded up to the next single, so that the weights vanish in that type too.
-    return (upper * (1 + 1e-7)).float() if single else upper
+    return upper
 
 
 _DINKELBACH_ITERATIONS = 12

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsesvm import functional
+from sparsesvm import _checks, functional
 from sparsesvm.results import Solution
 
 __all__ = ["FittedHead", "PrototypeHead", "RidgeHead", "SparseSVMHead"]
@@ -43,6 +43,7 @@ class FittedHead:
 
     def decision_function(self, query: Tensor) -> Tensor:
         """Logits (..., n_query, n_way) of the query samples (..., n_query, n_features), in the dtype of `query`."""
+        _checks.check_query(query, self.weights, "query")
         with _full_precision(query):
             features = _standardize(query.to(self.weights.dtype), self.mean, self.norm)
             logits = functional.decision_function(features, self.weights)
@@ -62,8 +63,7 @@ class _FewShotHead(nn.Module):
 
     def __init__(self, *, center: bool, normalize: bool, scale: float, learn_scale: bool) -> None:
         super().__init__()
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale must be positive and finite; got {scale}")
+        scale = _checks.check_number("scale", scale, positive=True)
         self.center = center
         self.normalize = normalize
         self.scale = scale
@@ -106,20 +106,27 @@ class _FewShotHead(nn.Module):
         sample_weight: Tensor | None = None,
     ) -> FittedHead:
         """Fit the classifier to the support set; the arguments are those of the call."""
-        if n_way is None:
-            n_way = int(support_labels.max()) + 1
+        _checks.check_features(support, "support")
+        _checks.check_labels(support_labels, support, "support_labels", "support")
+        labels = support_labels.long()
+        n_way = _checks.find_n_way(labels, n_way)
+        seen = _checks.check_label_range(labels, n_way, "support_labels")
         if n_shot is not None and support.shape[-2] != n_way * n_shot:
             raise ValueError(
                 f"support must hold n_way * n_shot = {n_way} * {n_shot} samples; got {support.shape[-2]}. "
                 "Leave n_shot out for tasks with unequal classes."
             )
+        if sample_weight is not None:
+            _checks.check_sample_weight(sample_weight, support, "support")
         with _full_precision(support):
             support = support.to(torch.promote_types(support.dtype, torch.float32))
             mean = norm = None
             if sample_weight is not None:
                 sample_weight = sample_weight.to(support.dtype)
+                _checks.check_penalty_range("sample_weight", sample_weight)
                 # An absent sample may hold anything, NaN included, which a product with zero would keep.
-                support = torch.where(sample_weight.unsqueeze(-1) > 0, support, 0.0)
+                support = support.where(sample_weight.unsqueeze(-1) > 0, 0.0)
+            _checks.check_finite("support", support)
             if self.center:
                 mean = _weighted_mean(support, sample_weight)
                 support = support - mean
@@ -129,7 +136,10 @@ class _FewShotHead(nn.Module):
                 # A support set of identical samples is all zero once centred, and stays so.
                 norm = torch.where(mean_square > 0, mean_square, 1.0).sqrt()
                 support = support / norm
-            weights, bias = self._fit_linear(support, support_labels.long(), n_way, sample_weight)
+            if not seen:
+                # Labels of no class must not pass for an answer.
+                support = support.where(((labels >= 0) & (labels < n_way)).unsqueeze(-1), math.nan)
+            weights, bias = self._fit_linear(support, labels, n_way, sample_weight)
             scale = self.scale if self.log_scale is None else self.log_scale.exp()
             return FittedHead(weights, bias, mean, norm, scale)
 
@@ -176,7 +186,8 @@ class SparseSVMHead(_FewShotHead):
 
     Attributes:
         last_solution: the `Solution` of the last call, detached (with `refit` the second one): gap, status, active
-            features. Not part of the state dict nor of copies.
+            features. Not part of the state dict nor of copies. None after a call under `torch.func.vmap`, whose tensors
+            are of no use outside.
     """
 
     log_lambda1: nn.Parameter | None
@@ -204,15 +215,13 @@ class SparseSVMHead(_FewShotHead):
         super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
         if lambda1 is not None and lambda1_ratio is not None:
             raise ValueError(f"give lambda1 or lambda1_ratio, not both; got {lambda1} and {lambda1_ratio}")
-        if lambda1 is None and lambda1_ratio is None:
-            lambda1_ratio = 0.1
-        if lambda1 is not None and not 0 <= lambda1 < math.inf:
-            raise ValueError(f"lambda1 must be >= 0 and finite; got {lambda1}")
-        if lambda1_ratio is not None and not 0 <= lambda1_ratio <= 1:
-            raise ValueError(f"lambda1_ratio must lie in [0, 1]; got {lambda1_ratio}")
+        if lambda1 is not None:
+            lambda1 = _checks.check_number("lambda1", lambda1)
+        else:
+            lambda1_ratio = _checks.check_ratio_number(0.1 if lambda1_ratio is None else lambda1_ratio)
         self.lambda1 = lambda1
         self.lambda1_ratio = lambda1_ratio
-        self.lambda2 = _positive("lambda2", lambda2)
+        self.lambda2 = _checks.check_number("lambda2", lambda2, positive=True)
         self.group_size = group_size
         self.refit = refit
         self.dual_reg = dual_reg
@@ -231,7 +240,7 @@ class SparseSVMHead(_FewShotHead):
             used = solution.active.repeat_interleave(self.group_size, -1).unsqueeze(-2)
             # A zero column has zero weights at any lambda1, and the product stops its gradient.
             solution = self._solve(features * used, labels, n_way, sample_weight, lambda2, lambda1=0.0, init_dual=solution.dual)
-        self.last_solution = Solution(*(field.detach() for field in solution))
+        self.last_solution = Solution(*(field.detach() for field in solution)) if _outlives_the_call(solution.n_iter) else None
         return solution.weights, None
 
     def _solve(
@@ -300,12 +309,12 @@ class RidgeHead(_FewShotHead):
         learn_penalties: bool = False,
     ) -> None:
         super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
-        self.lambda2 = _positive("lambda2", lambda2)
+        self.lambda2 = _checks.check_number("lambda2", lambda2, positive=True)
         self.log_lambda2 = _log_parameter(lambda2) if learn_penalties else None
 
     def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, None]:
         lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
-        targets = _one_hot(labels, n_way, features.dtype) - 1 / n_way
+        targets = functional.one_hot(labels, n_way).to(features.dtype) - 1 / n_way
         # (F' C F + lambda2 I)^-1 F' C T = F' C (F F' C + lambda2 I)^-1 T. Without square roots of the weights C, the
         # gradient exists at weight zero too.
         weight = 1.0 if sample_weight is None else sample_weight.unsqueeze(-1)
@@ -333,7 +342,7 @@ class PrototypeHead(_FewShotHead):
         super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
 
     def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        members = _one_hot(labels, n_way, features.dtype)
+        members = functional.one_hot(labels, n_way).to(features.dtype)
         if sample_weight is not None:
             members = members * sample_weight.unsqueeze(-1)
         total = members.sum(-2)
@@ -348,6 +357,17 @@ class PrototypeHead(_FewShotHead):
 def _full_precision(tensor: Tensor) -> torch.autocast:
     """No autocast inside: the solvers work in float32 at least."""
     return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+def _outlives_the_call(tensor: Tensor) -> bool:
+    """Not if it is mapped by torch.func.vmap."""
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        tensor.sum().item()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _weighted_mean(values: Tensor, sample_weight: Tensor | None) -> Tensor:
@@ -365,16 +385,5 @@ def _standardize(features: Tensor, mean: Tensor | None, norm: Tensor | None) -> 
     return features if norm is None else features / norm
 
 
-def _one_hot(labels: Tensor, n_way: int, dtype: torch.dtype) -> Tensor:
-    # Not nn.functional.one_hot, which reads the labels' values and so cannot be mapped or compiled everywhere.
-    return (labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)).to(dtype)
-
-
 def _log_parameter(value: float | None) -> nn.Parameter | None:
     return nn.Parameter(torch.tensor(math.log(value))) if value else None
-
-
-def _positive(name: str, value: float) -> float:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite; got {value}")
-    return value

@@ -52,7 +52,9 @@ def block_soft_threshold(x: Tensor, threshold: Tensor, group_size: int = 1) -> T
 def group_norms(x: Tensor, group_size: int = 1) -> Tensor:
     """Norm of each group of x (..., n_way, n_features), as (..., n_features / group_size)."""
     blocks: Tensor = x.unflatten(-1, (-1, group_size))
-    return blocks.square().sum((-3, -1)).sqrt()
+    # Where a norm is zero, its derivative is too.
+    norms: Tensor = torch.linalg.vector_norm(blocks, dim=(-3, -1))
+    return norms
 
 
 @dataclass(frozen=True)
