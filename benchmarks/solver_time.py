@@ -114,8 +114,8 @@ def main() -> None:
             cells.append(cell)
             ratio = f"{cell['ratio']:.2f}" if reference else "-"
             print(
-                f"{size!s:24} active {cell['active']:5.1%}  solve {cell['solve_ms']:8.2f} ms  backward {cell['backward_ms']:7.2f} ms  "
-                f"gap / objective {cell['relative_gap']:.0e}  {cell['iterations']:3d} iterations  ratio {ratio}",
+                f"{size!s:24} active {cell['active']:5.1%}  solve {cell['solve_ms']:8.2f} ms  back {cell['backward_ms']:7.2f} ms"
+                f"  gap / objective {cell['relative_gap']:.0e}  {cell['iterations']:3d} iterations  ratio {ratio}",
                 flush=True,
             )
     path = Path("benchmarks/results/solver_time.json")
