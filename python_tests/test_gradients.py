@@ -26,7 +26,7 @@ def weights(features, lambda1, lambda2, sample_weight, labels=LABELS, **options)
         lambda2=lambda2,
         sample_weight=sample_weight,
         n_way=4,
-        tol=1e-12,
+        tol=1e-14,  # difference quotients divide the error of the weights by their step, 1e-5
         on_failure="raise",
         **options,
     )

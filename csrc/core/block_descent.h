@@ -140,7 +140,7 @@ class BlockDescent {
       largest = std::fabs(s_.scores[l]) > largest ? std::fabs(s_.scores[l]) : largest;
       s_.delta[l] = -x[l];
     }
-    descend_simplex(s_.block, k, x, s_.scores, k, 1e-14 * largest, 4 * k);
+    descend_simplex(s_.block, k, x, s_.scores, k, 1e-14 * largest);
     bool moved = false;
     for (index l = 0; l < k; ++l) {
       s_.delta[l] += x[l];

@@ -66,27 +66,27 @@ class DualSolver {
 
   // Uniform over the wrong classes is the right direction but too far: moves back towards the labels, Lambda = (1 - t) Y + t
   // uniform, to the best t in [0, 1]. V is t times that of t = 1, so the derivative of the dual is
-  // sum_i c_i - sum_G norm (t norm - lambda1)_+ / lambda2, and decreases.
+  // sum_i c_i - sum_G norm (t norm - lambda1)_+ / lambda2: decreasing and concave, so that Newton steps from t = 1 stay on the right
+  // of its root.
   void scale_start() {
     state_.evaluate(task_, state_.dual);
-    const auto derivative = [&](double t) {
-      double total = 0;
-      for (index b = 0; b < task_.n_groups; ++b) {
-        const double excess = t * state_.norm[b] - task_.lambda1;
-        total += excess > 0 ? excess * state_.norm[b] : 0.0;
-      }
-      return task_.total_weight - total / task_.lambda2;
-    };
-    double low = 0, high = 1;
-    if (!(derivative(high) < 0)) return;
+    double t = 1;
     for (int step = 0; step < 20; ++step) {
-      const double middle = 0.5 * (low + high);
-      (derivative(middle) > 0 ? low : high) = middle;
+      double slope = 0, curvature = 0;
+      for (index b = 0; b < task_.n_groups; ++b) {
+        const double norm = state_.norm[b], excess = t * norm - task_.lambda1;
+        slope += excess > 0 ? excess * norm : 0.0;
+        curvature += excess > 0 ? norm * norm : 0.0;
+      }
+      const double overshoot = slope - task_.total_weight * task_.lambda2;
+      if (!(overshoot > 1e-3 * slope)) break;
+      t -= overshoot / curvature;
     }
+    if (!(t < 1)) return;
     for (index i = 0; i < task_.n; ++i) {
       for (index l = 0; l < task_.k; ++l) {
         double& x = state_.dual[i * task_.k + l];
-        x = low * x + (task_.label[i] == l ? (1 - low) * task_.weight[i] : 0.0);
+        x = t * x + (task_.label[i] == l ? (1 - t) * task_.weight[i] : 0.0);
       }
     }
   }

@@ -171,17 +171,20 @@ class ImplicitDiff {
     dual_of_batch_ = solution.dual;
     // Active groups; with lambda1 = 0 the link is linear and every group counts, also one that is zero on the whole support set.
     n_active_ = 0;
-    for (index b = 0; b < task_.n_groups; ++b) {
-      double square = 0;
-      for (index l = 0; l < k; ++l) {
-        for (index j = b * g; j < (b + 1) * g; ++j) {
-          const double value = static_cast<double>(weights_[l * m + j]);
-          square += value * value;
-        }
+    double* square = tangent_;  // one per group; not needed before the first pass
+    for (index b = 0; b < task_.n_groups; ++b) square[b] = 0;
+    for (index l = 0; l < k; ++l) {
+      const T* row = weights_ + l * m;
+      if (g == 1) {
+        for (index j = 0; j < m; ++j) square[j] += static_cast<double>(row[j]) * static_cast<double>(row[j]);
+      } else {
+        for (index j = 0; j < m; ++j) square[j / g] += static_cast<double>(row[j]) * static_cast<double>(row[j]);
       }
-      if (square > 0 || task_.lambda1 == 0) {
+    }
+    for (index b = 0; b < task_.n_groups; ++b) {
+      if (square[b] > 0 || task_.lambda1 == 0) {
         groups_[n_active_] = b;
-        unit_norm_[n_active_++] = std::sqrt(square);
+        unit_norm_[n_active_++] = std::sqrt(square[b]);
       }
     }
     // The face: exact zeros of the dual stay zero; the largest entry of each sample is eliminated.

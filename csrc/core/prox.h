@@ -38,12 +38,20 @@ inline void project_simplex(double* x, index k, double total) {
   }
 }
 
-// Minimises <q, d> + d'Hd / 2 over x + d in the simplex, moving mass between the most violating pair of entries (k x k matrix H,
-// row stride `stride`). Updates x and q = gradient at the new point. Exact line search per pair, so every step descends.
-inline void descend_simplex(const double* hessian, index stride, double* x, double* q, index k, double tolerance, index max_steps) {
+// Lowers <q, d> + d'Hd / 2 over x + d in the simplex, moving mass between the most violating pair of entries (k x k matrix H, row
+// stride `stride`). Updates x and q = gradient at the new point. Exact line search per pair, so every step descends. Ends when no
+// violation q_l - min q with x_l > 0 exceeds `tolerance` or a tenth of the largest at the start: the rest of the problem will have
+// moved before this block's turn comes again, so more would be wasted.
+inline void descend_simplex(const double* hessian, index stride, double* x, double* q, index k, double tolerance) {
+  const index max_steps = 4 * k;
   for (index step = 0; step < max_steps; ++step) {
     index low = 0;
     for (index l = 1; l < k; ++l) low = q[l] < q[low] ? l : low;
+    if (step == 0) {
+      double worst = 0;
+      for (index l = 0; l < k; ++l) worst = x[l] > 0 && q[l] - q[low] > worst ? q[l] - q[low] : worst;
+      tolerance = 0.1 * worst > tolerance ? 0.1 * worst : tolerance;
+    }
     index high = -1;
     double best = 0;
     double best_shift = 0;

@@ -59,7 +59,7 @@ class QuadraticModel {
         s_.delta[a] = -x_[first + a];
         s_.local[a] = q_[first + a];
       }
-      descend_simplex(s_.block, size, x_ + first, s_.local, size, 0.1 * row_slack / totals_[i], 4 * size);
+      descend_simplex(s_.block, size, x_ + first, s_.local, size, 0.1 * row_slack / totals_[i]);
       for (index a = 0; a < size; ++a) s_.delta[a] += x_[first + a];
       h_.add_columns(c_, i, s_.delta, q_);
     }
