@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.measure import call_times_ms
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer
-from benchmarks.tasks import Exact, Tasks, gradient_error, relative_gap
+from benchmarks.tasks import Answer, Exact, Tasks, gradient_error, relative_gap
 
 Row = dict[str, Any]
 COUNT_PRECISION = 1.1  # numbers of steps are found to this factor
@@ -78,12 +78,19 @@ class Search:
                 return
 
     def attempt(self, setting: float) -> Attempt:
-        """Solve and judge; only the solve is timed."""
-        begin = time.perf_counter()
-        answer = self.solve(setting)
-        seconds = time.perf_counter() - begin
+        """Solve and judge; only the solve is timed, twice where one time would end the search."""
+        answer, seconds = self.clocked(setting)
+        if 2 * seconds > self.limit_s and seconds > 3 * max((past.seconds for past in self.attempts), default=0.0):
+            answer, again = self.clocked(setting)
+            seconds = min(seconds, again)
         self.attempts.append(Attempt(setting, relative_gap(self.tasks, answer, self.exact.minimum), seconds))
         return self.attempts[-1]
+
+    def clocked(self, setting: float) -> tuple[Answer, float]:
+        """The answer, and its seconds."""
+        begin = time.perf_counter()
+        answer = self.solve(setting)
+        return answer, time.perf_counter() - begin
 
     def stalled(self) -> bool:
         """Whether the last two doublings did not help: rounding, not the number of steps, holds the gap up."""

@@ -39,12 +39,14 @@ class Clarabel(Peer):
         problem = reference.make_problem(tasks.features, tasks.labels, **tasks.penalties)
 
         def solve(tolerance: float) -> Answer:
-            n_samples, n_way = tasks.one_hot.shape[1:]
             one_hot, features = tasks.one_hot.numpy(), tasks.features.numpy()
-            found = [_clarabel(*build(f, y, tasks), tolerance) for f, y in zip(features, one_hot, strict=True)]
-            dual = torch.from_numpy(np.stack([x[: n_samples * n_way].reshape(n_samples, n_way) for x in found]))
-            dual = on_simplex(dual)
-            return Answer(problem.weights_from_dual(dual), dual)
+            found = np.stack([_clarabel(*build(f, y, tasks), tolerance) for f, y in zip(features, one_hot, strict=True)])
+            variables, n_dual = torch.from_numpy(found), one_hot[0].size
+            dual = on_simplex(variables[:, :n_dual].reshape(one_hot.shape))
+            if tasks.lambda1 == 0:
+                return Answer(problem.weights_from_dual(dual), dual)
+            # Its own S is nearer to the optimum than the weights that belong to its dual.
+            return Answer(variables[:, n_dual:].unflatten(-1, (-1, tasks.n_way)).mT / tasks.lambda2, dual)
 
         return solve
 
