@@ -80,7 +80,7 @@ def _figure(panels: int, *, columns: int) -> tuple[Any, Any]:
     figure, axes = pyplot.subplots(lines, columns, figsize=(5 * columns, 3.5 * lines), squeeze=False, layout="constrained")
     for axis in axes.flat[panels:]:
         axis.remove()
-    return figure, axes.flat
+    return figure, list(axes.flat[:panels])
 
 
 def _legend(figure: Any, axes: Any) -> None:
