@@ -8,7 +8,7 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc sparsesvm -type f -not -name '*.pyc' -not -name '*.so')
 NO_DRIVER = test ! -e /proc/driver/nvidia/version && test ! -e /dev/dxg
 
-.PHONY: demo test lint format dist clean
+.PHONY: demo test lint format bench dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.sparsesvm-demo
@@ -24,6 +24,20 @@ lint: $(VENV)/.sparsesvm-dev
 
 format: $(VENV)/.sparsesvm-dev
 	$(VENV)/bin/ruff format .
+
+# Every benchmark with moderate limits; BENCH_FLAGS='--full' for all cells of the comparison, BENCH_CHECK=--check to fail when a
+# promised ratio is lost, BENCH_PEERS= to compare with what is installed only. A peer that pip cannot bring is reported as absent.
+BENCH_FLAGS ?=
+BENCH_CHECK ?=
+BENCH_PEERS ?= benchmarks/requirements.txt
+
+bench: $(VENV)/.sparsesvm-demo
+	if [ -n "$(BENCH_PEERS)" ]; then sh benchmarks/install_peers.sh $(RUN) $(BENCH_PEERS); fi
+	$(RUN) -m benchmarks.solver_time $(BENCH_CHECK)
+	$(RUN) -m benchmarks.step_share $(BENCH_CHECK)
+	$(RUN) -m benchmarks.scaling $(BENCH_CHECK)
+	$(RUN) -m benchmarks.defaults
+	$(RUN) -m benchmarks.peers_time $(BENCH_FLAGS) $(BENCH_CHECK)
 
 dist: $(VENV)/.sparsesvm-dev
 	rm -rf dist

@@ -7,9 +7,7 @@ confirms; the share that reaches the default tolerance is reported. Exits with a
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import platform
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 
 import sparsesvm
+from benchmarks import report
 from benchmarks.problems import adversarial
 
 REQUIRED_SHARE = 0.995
@@ -62,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--problems", type=int, default=5000)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/robustness.json"))
+    parser.add_argument("--output", type=Path, default=report.FOLDER / "robustness.json")
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.problems)
     with multiprocessing.get_context("spawn").Pool() as pool:
@@ -80,15 +79,10 @@ def main() -> None:
         "slowest_seconds": times[-1],
         "broken": broken,
         "not_converged": failures,
-        "sparsesvm": sparsesvm.__version__,
-        "torch": torch.__version__,
-        "simd": sparsesvm.backends()["cpu"]["simd"],
-        "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} processors",
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(summary, indent=1) + "\n")
+    report.write(options.output, summary)
     print(f"{len(results)} problems: {100 * share:.2f} % converged; {dict(statuses)}; not finite or not confirmed: {len(broken)}")
-    print(f"seconds: median {summary['median_seconds']:.4f}, slowest {times[-1]:.1f}. Written: {options.output}")
+    print(f"seconds: median {summary['median_seconds']:.4f}, slowest {times[-1]:.1f}")
     if broken or share < REQUIRED_SHARE:
         raise SystemExit("a promise is broken")
 

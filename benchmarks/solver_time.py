@@ -6,18 +6,15 @@ PROTOTYPE; `ratio` is the time here over that. Also the time of a call whose pro
 
 from __future__ import annotations
 
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
+import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import sparsesvm
-from benchmarks.problems import episode
+from benchmarks import bars, report
+from benchmarks.measure import median_ms
+from benchmarks.tasks import make_tasks, penalty_for
 
 SHARES = (1.0, 0.25, 0.05)
 # (n_way, n_samples, n_features, lambda2): milliseconds at about these shares of active features.
@@ -37,37 +34,12 @@ PROTOTYPE = {
 }
 
 
-def median_ms(function: Callable[[], object], *, seconds: float = 1.0, at_least: int = 3) -> float:
-    """Median time of a call, after one that is not counted."""
-    function()
-    times: list[float] = []
-    while len(times) < at_least or sum(times) < seconds:
-        begin = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - begin)
-        if len(times) >= 1000:
-            break
-    return 1e3 * statistics.median(times)
-
-
-def penalty_for(share: float, features: torch.Tensor, labels: torch.Tensor, lambda2: float) -> float:
-    """The lambda1 with about this share of active features, by bisection."""
-    if share == 1:
-        return 0.0
-    low, high = 0.0, float(sparsesvm.lambda1_max(features, labels))
-    for _ in range(22):
-        middle = (low + high) / 2
-        active = sparsesvm.solve(features, labels, lambda1=middle, lambda2=lambda2, tol=1e-7).active.double().mean()
-        low, high = (middle, high) if active > share else (low, middle)
-    return low
-
-
 def measure(size: tuple[int, int, int, float], share: float, prototype: float | None) -> dict[str, object]:
     """One cell of the table."""
     n_way, n_samples, n_features, lambda2 = size
-    arrays = episode(np.random.default_rng(0), n_way, n_samples, n_features)
-    features, labels = (torch.from_numpy(array) for array in arrays)
-    lambda1 = penalty_for(share, features, labels, lambda2)
+    task = make_tasks(n_way, n_samples, n_features, n_tasks=1, dtype=torch.float64, lambda2=lambda2)
+    lambda1 = penalty_for(share, task)
+    features, labels = task.features[0], task.labels[0]
     options = {"lambda1": lambda1, "lambda2": lambda2, "n_way": n_way}
     objective = float(sparsesvm.solve(features, labels, **options, tol=1e-9).objective)
     options["tol"] = 1e-6 * objective / n_samples
@@ -103,7 +75,11 @@ def overhead() -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure all cells, print them and write benchmarks/results/solver_time.json."""
+    """Measure all cells, print them and write benchmarks/results/solver_time.*"""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="exit with an error when a promised ratio is lost")
+    parser.add_argument("--output", type=Path, default=report.FOLDER / "solver_time.json")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     calls = overhead()
     print("overhead per call, microseconds:", {name: round(value) for name, value in calls.items()})
@@ -114,16 +90,17 @@ def main() -> None:
             cells.append(cell)
             ratio = f"{cell['ratio']:.2f}" if reference else "-"
             print(
-                f"{size!s:24} active {cell['active']:5.1%}  solve {cell['solve_ms']:8.2f} ms  back {cell['backward_ms']:7.2f} ms"
-                f"  gap / objective {cell['relative_gap']:.0e}  {cell['iterations']:3d} iterations  ratio {ratio}",
+                f"{size!s:24} active {cell['active']:5.1%}  solve {cell['solve_ms']:8.2f} ms  "
+                f"backward {cell['backward_ms']:7.2f} ms  "
+                f"gap / objective {cell['relative_gap']:.0e}  {cell['iterations']:3d} iterations  ratio {ratio}",
                 flush=True,
             )
-    path = Path("benchmarks/results/solver_time.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    versions = {"sparsesvm": sparsesvm.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    hardware = {"machine": platform.machine(), "simd": sparsesvm.backends()["cpu"]["simd"], "threads": 1}
-    results = {"cells": cells, "overhead_us": calls, "versions": versions, "hardware": hardware}
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    columns = ["size", "active", "relative_gap", "iterations", "solve_ms", "backward_ms", "prototype_ms", "ratio"]
+    table = report.table(columns, [[cell[column] for column in columns] for cell in cells])
+    title = "# One solve, float64, one thread, relative gap 1e-6; size = (k, n, m, lambda2)"
+    content = {"rows": cells, "overhead_us": calls, "threads": 1}
+    report.write(arguments.output, content, f"{title}\n\n{table}")
+    bars.verdict(bars.check_prototype(cells), arguments.check)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,79 @@
+"""Writes what the benchmarks find: rows as JSON with versions and hardware, and tables in Markdown beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import sparsesvm
+
+FOLDER = Path(__file__).parent / "results"
+PACKAGES = ("torch", "numpy", "jax", "jaxopt", "qpth", "proxsuite", "clarabel", "scikit-learn", "cvxpy", "cvxpylayers", "diffcp")
+Row = dict[str, Any]
+
+
+def environment() -> Row:
+    """Versions (None where a package is absent) and hardware."""
+    versions: dict[str, str | None] = {"python": platform.python_version(), "sparsesvm": sparsesvm.__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    hardware = {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "simd": sparsesvm.backends()["cpu"]["simd"]}
+    return {"versions": versions, "hardware": hardware}
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of an earlier run, or none."""
+    rows: list[Row] = json.loads(path.read_text()).get("rows", []) if path.exists() else []
+    return rows
+
+
+def merge(old: Iterable[Row], new: Iterable[Row], key: Sequence[str]) -> list[Row]:
+    """Rows of both; a new row replaces the old one of the same key. Parts of a benchmark can so be run one by one."""
+    merged = {json.dumps([row.get(name) for name in key]): row for row in (*old, *new)}
+    return list(merged.values())
+
+
+def write(path: Path, content: Row, markdown: str = "") -> None:
+    """Write `content` with the environment to `path`, and the Markdown, if any, beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**content, **environment()}, indent=1) + "\n")
+    if markdown:
+        path.with_suffix(".md").write_text(f"{markdown}\n\n{_footnote()}\n")
+    print(f"written: {path}")
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(show(cell) for cell in row) + " |" for row in rows)
+
+
+def show(cell: object) -> str:
+    """A number to three digits, nothing as a dash."""
+    if cell is None:
+        return "-"
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
+def _footnote() -> str:
+    found = environment()
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
+    absent = ", ".join(name for name, version in found["versions"].items() if not version)
+    hardware = f"{found['hardware']['processor']}, {found['hardware']['cores']} cores, {found['hardware']['simd']}"
+    return f"{hardware}. {versions}." + (f" Not installed: {absent}." if absent else "")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

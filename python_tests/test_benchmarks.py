@@ -1,0 +1,127 @@
+"""The benchmarks run at a smoke size; peers that are not installed are reported, and none is needed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import bars, peers_time, report, step_share
+from benchmarks.contest import Search
+from benchmarks.peers import PEERS
+from benchmarks.peers.base import Peer
+from benchmarks.peers.first_order import project
+from benchmarks.tasks import Answer, exact, gradient_error, make_tasks, penalty_for, relative_gap
+from sparsesvm import reference
+
+OWN = ("authors", "fista", "fista-gram")
+
+
+class Absent(Peer):
+    name = "absent"
+    about = "a library that nobody has"
+    modules = ("no_such_module",)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[(0.0, 1), (0.3, 1), (0.6, 4)], ids=["dense", "sparse", "groups"])
+def tasks(request):
+    lambda1, group_size = request.param
+    batch = make_tasks(3, 6, 24, n_tasks=2, dtype=torch.float64, lambda2=1.0, group_size=group_size)
+    return replace(batch, lambda1=lambda1)
+
+
+def test_penalty_has_the_wanted_share(tasks):
+    penalty = penalty_for(0.5, tasks)
+    assert exact(replace(tasks, lambda1=penalty)).active == pytest.approx(0.5, abs=0.2)  # of few groups
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_first_order_peers_converge_to_our_solution(name, tasks):
+    if PEERS[name].refusal(tasks):
+        assert tasks.lambda1 > 0
+        return
+    solution = exact(tasks)
+    answer = PEERS[name].prepare(tasks)(3000)
+    assert relative_gap(tasks, answer, solution.minimum) < 1e-6
+
+
+def test_published_gradient_is_exact_with_enough_steps_and_no_ridge(tasks, monkeypatch):
+    """So that its error at the shipped setting is the method's, not the adapter's."""
+    peer = PEERS["authors"]
+    solution = exact(tasks)
+    differentiate = peer.prepare_gradient(tasks, solution.cotangent)
+    assert gradient_error(differentiate(500), solution.gradient) > 1e-3
+    monkeypatch.setattr(peer, "cg_steps", 100)
+    monkeypatch.setattr(type(peer), "ridge", 1e-12)
+    assert gradient_error(differentiate(500), solution.gradient) < 1e-4
+
+
+def test_gap_judges_weights_alone_and_with_a_dual(tasks):
+    solution = exact(tasks)
+    zero = Answer(torch.zeros(2, 3, 24))
+    problem = reference.make_problem(tasks.features, tasks.labels, **tasks.penalties)
+    assert relative_gap(tasks, zero, solution.minimum) == pytest.approx(float((1 - solution.minimum / 6).max()))
+    uniform = torch.full((2, 6, 3), 1 / 3)
+    with_dual = relative_gap(tasks, Answer(zero.weights, uniform), solution.minimum)
+    assert with_dual == pytest.approx(float((1 - problem.dual_objective(uniform.double()) / 6).max()))
+
+
+def test_projection_matches_the_reference(generator):
+    x = torch.randn(50, 6, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(project(x), reference.project_simplex(x))
+
+
+def test_search_finds_the_smallest_number_of_steps(tasks):
+    search = Search(PEERS["fista"], tasks, exact(tasks), limit_s=10.0)
+    (row,) = search.rows((1e-4,), with_gradient=False)
+    assert row["reached"]
+    assert row["gap"] <= 1e-4
+    fewer = search.solve(int(row["setting"] / 1.3))
+    assert row["setting"] == 5 or relative_gap(tasks, fewer, search.exact.minimum) > 1e-4
+
+
+def test_comparison_reports_the_absent_and_keeps_earlier_rows(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PEERS, "absent", Absent())
+    output = tmp_path / "peers.json"
+    row = {"size": [3, 6, 40], "group_size": 1, "tasks": 1, "threads": 1, "dtype": "float64", "peer": "sparsesvm", "active": 1.0}
+    note = {"target": 1e-6, "note": "earlier"}
+    report.write(output, {"rows": [{**row, **note, "share": 1.0}, {**row, **note, "share": 0.05}]})
+    flags = ["--smoke", "--sizes", "3x6x40", "--shares", "1", "--dtypes", "float64", "--time-limit", "0.05"]
+    peers_time.main([*flags, "--peers", "sparsesvm", "absent", "--output", str(output)])
+    assert "absent: absent (no module no_such_module)" in capsys.readouterr().out
+    content = json.loads(output.read_text())
+    found = {(row["share"], row["target"]): row for row in content["rows"]}
+    assert set(found) == {(1.0, 1e-3), (1.0, 1e-6), (0.05, 1e-6)}
+    assert found.pop((0.05, 1e-6))["note"] == "earlier"
+    assert all(row["gap"] <= row["target"] and row["forward_ms"] > 0 for row in found.values())
+    assert {"versions", "hardware"} <= set(content)
+    assert "absent here: no module no_such_module" in output.with_suffix(".md").read_text()
+
+
+def test_step_share(tmp_path, capsys):
+    step_share.main(["--smoke", "--threads", "1", "--output", str(tmp_path / "step.json")])
+    rows = report.read(tmp_path / "step.json")
+    assert {"sparse SVM", "SVM, lambda1 = 0", "ridge", "prototypes"} <= {row["head"] for row in rows}
+    assert all(row["head_ms"] > 0 for row in rows)
+
+
+def test_lost_ratios_are_named():
+    cell = {"size": [5, 25, 1600], "group_size": 1, "share": 0.25, "tasks": 8, "threads": 2, "dtype": "float32", "target": 1e-6}
+    ours = {**cell, "peer": "sparsesvm", "reached": True, "forward_ms": 1.0}
+    slow = {**cell, "peer": "authors", "reached": False, "limited": True, "tried_ms": 3000.0}
+    fast = {**cell, "peer": "fista", "reached": True, "forward_ms": 1.5}
+    assert bars.check_peers([ours, slow], peers_time.CELL) == []
+    (complaint,) = bars.check_peers([ours, slow, fast], peers_time.CELL)
+    assert "1.50 (fista)" in complaint
+    with pytest.raises(SystemExit):
+        bars.verdict([complaint], check=True)
