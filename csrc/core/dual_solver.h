@@ -119,6 +119,8 @@ class DualSolver {
   // Outer iterations from state_.dual until the certificate, counted on from `iterations` up to max_iter.
   Status iterate(double target, index max_iter, index& iterations) {
     newton_.has_gram = false;
+    sweeping_ = task_.lambda1 > 0 && !warm_;
+    swept_groups_ = -1;
     first_order_.lipschitz = 0;
     const index first = iterations;
     double& best_gap = best_gap_;
@@ -151,20 +153,22 @@ class DualSolver {
         prefer_first_order = !prefer_first_order;
         if (++stalls >= 8) return Status::stalled;
       }
-      advance(target, iterations - first, prefer_first_order);
+      advance(target, prefer_first_order);
     }
   }
 
   // One outer iteration; leaves the state evaluated.
-  void advance(double target, index iteration, bool prefer_first_order) {
-    if (iteration == 0 && !warm_ && task_.lambda1 > 0) {
+  void advance(double target, bool prefer_first_order) {
+    NewtonStep<Passes, T> newton(task_, state_, newton_);
+    if (sweeping_ && sweeps_pay(newton.count_candidates())) {
+      gap_before_sweeps_ = state_.gap;
       descend(max_sweeps);
-    } else if (!prefer_first_order && NewtonStep<Passes, T>(task_, state_, newton_).step(target)) {
+    } else if (sweeping_ = false; !prefer_first_order && newton.step(target)) {
       if (task_.lambda1 > 0) {
         const double before = state_.gap;
         state_.certify(task_);
         // Close to the solution Newton steps need no help.
-        if (state_.gap > 0.1 * before) descend(0);
+        if (state_.gap > 0.1 * before) descend(sweeps_between_steps());
       }
     } else {
       FirstOrder<Passes, T>(task_, state_, first_order_).run(50);
@@ -195,28 +199,41 @@ class DualSolver {
     return true;
   }
 
-  // Sweeps over the samples, in single precision while the gap is far above its rounding; 0 = as many as suit the last Newton step.
+  // Time of a Newton step with so many candidates, in sweeps over the last working set; measured within a factor of two.
+  double step_in_sweeps(index n_candidates) const {
+    const double size = static_cast<double>(n_candidates), groups = static_cast<double>(swept_groups_);
+    const double width = groups * static_cast<double>(task_.group_size), way = static_cast<double>(task_.k);
+    const double step = size * size * (0.25 * size + groups);
+    return step / (2 * static_cast<double>(task_.n) * way * (8 * width + 50 * way));
+  }
+
+  // Whether another round of sweeps is likely to lower the gap more than a Newton step (by ten) would in the same time; where there
+  // can be no Newton step, whether the last round still helped.
+  bool sweeps_pay(index n_candidates) const {
+    if (swept_groups_ < 0) return true;
+    const double progress = std::log(gap_before_sweeps_ / state_.gap);
+    return n_candidates < 0 ? progress > 0.2 : progress * step_in_sweeps(n_candidates) > 2.3 * max_sweeps;
+  }
+
+  // Two, and more where they cost little beside the last Newton step.
+  index sweeps_between_steps() const {
+    const double sweeps = 2 + 0.04 * step_in_sweeps(newton_.start[task_.n]);
+    return sweeps < max_sweeps ? static_cast<index>(sweeps) : max_sweeps;
+  }
+
+  // Sweeps over the samples, in single precision while the gap is far above its rounding.
   void descend(index sweeps) {
     if (!descend_in<float>(sweeps)) descend_in<double>(sweeps);
     state_.evaluate(task_, state_.dual);
-  }
-
-  // Two, and more where they cost little beside the Newton step.
-  index sweeps_between_steps(index n_groups) const {
-    const double size = static_cast<double>(newton_.start[task_.n]), groups = static_cast<double>(n_groups);
-    const double step = size * size * (0.25 * size + groups);
-    const double sweep = static_cast<double>(task_.n * task_.k) * (8 * groups * static_cast<double>(task_.group_size) + 50 * static_cast<double>(task_.k));
-    const double sweeps = 2 + 0.02 * step / sweep;
-    return sweeps < max_sweeps ? static_cast<index>(sweeps) : max_sweeps;
   }
 
   template <typename S>
   bool descend_in(index sweeps) {
     WorkingSet<S> set(set_);
     set.gather(task_, state_.v, state_.norm, 0.8);
+    swept_groups_ = set.n_groups;
     BlockDescent<Passes, T, S> descent(task_, set, state_.dual, block_);
     if (sizeof(S) == 4 && !(state_.gap > 30 * descent.noise() * task_.total_weight)) return false;
-    if (sweeps == 0) sweeps = sweeps_between_steps(set.n_groups);
     for (index pass = 0; pass < sweeps; ++pass) descent.sweep(pass);
     return true;
   }
@@ -326,6 +343,9 @@ class DualSolver {
   FirstOrderScratch first_order_;
   bool warm_ = false;
   bool best_is_current_ = false;
+  bool sweeping_ = false;           // before the first Newton step
+  index swept_groups_ = -1;         // of the last working set; none yet
+  double gap_before_sweeps_ = 0;
 };
 
 SPARSESVM_END

@@ -55,6 +55,9 @@ class NewtonStep {
  public:
   NewtonStep(const Task<T>& task, DualState<Passes, T>& state, NewtonScratch& scratch) : task_(task), state_(state), s_(scratch) {}
 
+  // How many candidates the step would have; -1 when the model is too large.
+  index count_candidates() { return choose_candidates() ? s_.start[task_.n] : -1; }
+
   // Moves state.dual and evaluates it there; expects state evaluated and certified. False when the model is too large or gives no
   // descent, and nothing has moved.
   bool step(double target_gap) {
