@@ -122,13 +122,19 @@ class DualSolver {
     sweeping_ = task_.lambda1 > 0 && !warm_;
     swept_groups_ = -1;
     first_order_.lipschitz = 0;
+    // With lambda1 = 0 the first step needs no more than the Gram matrix.
+    const bool stepped = task_.lambda1 == 0 && iterations < max_iter && NewtonStep<Passes, T>(task_, state_, newton_).step(target);
+    if (stepped) {
+      ++iterations;
+    } else {
+      state_.evaluate(task_, state_.dual);
+    }
     const index first = iterations;
     double& best_gap = best_gap_;
     best_gap = 0;
     double reference_gap = 0;
     index since_progress = 0, stalls = 0, extra = 0;
     bool prefer_first_order = false;
-    state_.evaluate(task_, state_.dual);
     for (;; ++iterations) {
       state_.certify(task_);
       if (!(state_.gap <= 1e300) || !(state_.objective <= 1e300)) return Status::non_finite;

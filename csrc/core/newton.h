@@ -58,8 +58,8 @@ class NewtonStep {
   // How many candidates the step would have; -1 when the model is too large.
   index count_candidates() { return choose_candidates() ? s_.start[task_.n] : -1; }
 
-  // Moves state.dual and evaluates it there; expects state evaluated and certified. False when the model is too large or gives no
-  // descent, and nothing has moved.
+  // Moves state.dual and evaluates it there; expects state evaluated and certified, which with lambda1 = 0 it need not be. False when
+  // the model is too large or gives no descent, and nothing has moved.
   bool step(double target_gap) {
     if (task_.lambda1 == 0) return gram_step(target_gap);
     if (!choose_candidates()) return false;
@@ -94,7 +94,7 @@ class NewtonStep {
     for (index i = 0; i < n; ++i) {
       for (index l = 0; l < k; ++l) s_.label[i * k + l] = l;
     }
-    fill_model();
+    fill_from_gram();
     const Candidates candidates{n, s_.start, s_.label};
     const GramHessian hessian{s_.kinked.gram, n};
     QuadraticModel<Passes, GramHessian> model(hessian, candidates, task_.weight, s_.x, s_.q, s_.face);
@@ -102,6 +102,25 @@ class NewtonStep {
     for (index a = 0; a < n * k; ++a) state_.dual[a] = s_.x[a];
     state_.evaluate(task_, state_.dual);
     return true;
+  }
+
+  // The dual and its gradient Y - K (diag(c) Y - A); the features are not needed.
+  void fill_from_gram() {
+    const index n = task_.n, k = task_.k;
+    double* residual = s_.direction;
+    for (index i = 0; i < n; ++i) {
+      for (index l = 0; l < k; ++l) {
+        s_.x[i * k + l] = state_.dual[i * k + l];
+        residual[i * k + l] = (task_.label[i] == l ? task_.weight[i] : 0.0) - state_.dual[i * k + l];
+        s_.q[i * k + l] = task_.label[i] == l;
+      }
+    }
+    for (index i = 0; i < n; ++i) {
+      for (index i2 = 0; i2 < n; ++i2) {
+        const double kernel = s_.kinked.gram[i * n + i2];
+        for (index l = 0; l < k; ++l) s_.q[i * k + l] -= kernel * residual[i2 * k + l];
+      }
+    }
   }
 
   // K = F F' / lambda2 + the diagonal of the smoothing term.
