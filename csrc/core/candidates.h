@@ -6,6 +6,9 @@
 
 SPARSESVM_BEGIN
 
+// Dense models up to this many candidates; beyond it a first-order method is cheaper and the memory would be quadratic.
+constexpr index max_model_size = 2048;
+
 // Those of sample i are start[i] .. start[i + 1] - 1.
 struct Candidates {
   index n_samples;
@@ -35,8 +38,15 @@ struct DenseHessian {
   const double* matrix;
   index stride;
 
+  // Whether a face of this size is better factored than solved by conjugate gradients.
+  static bool factor_pays(const Candidates& /*candidates*/, index /*size*/) { return true; }
+
   double entry(index a, index /*sample_a*/, index /*label_a*/, index b, index /*sample_b*/, index /*label_b*/) const {
     return matrix[a * stride + b];
+  }
+  // (e_a - e_b)' H (e_a2 - e_b2) for candidates a, b of one sample and a2, b2 of another.
+  double difference(const Candidates& /*candidates*/, index /*i*/, index a, index b, index /*i2*/, index a2, index b2) const {
+    return matrix[a * stride + a2] - matrix[a * stride + b2] - matrix[b * stride + a2] + matrix[b * stride + b2];
   }
   // q += H[:, first .. first + count] delta
   void add_columns(const Candidates& candidates, index sample, const double* delta, double* q) const {
@@ -55,8 +65,17 @@ struct GramHessian {
   const double* gram;
   index stride;
 
+  // Some 200 products of n^2 k against size^3 / 3.
+  static bool factor_pays(const Candidates& candidates, index size) {
+    return size * size * size <= 600 * candidates.n_samples * candidates.count();
+  }
+
   double entry(index /*a*/, index sample_a, index label_a, index /*b*/, index sample_b, index label_b) const {
     return label_a == label_b ? gram[sample_a * stride + sample_b] : 0.0;
+  }
+  double difference(const Candidates& candidates, index i, index a, index b, index i2, index a2, index b2) const {
+    const index l = candidates.label[a], m = candidates.label[b], l2 = candidates.label[a2], m2 = candidates.label[b2];
+    return gram[i * stride + i2] * ((l == l2) - (l == m2) - (m == l2) + (m == m2));
   }
   void add_columns(const Candidates& candidates, index sample, const double* delta, double* q) const {
     const index k = candidates.start[1];

@@ -6,61 +6,16 @@
 
 #include <cmath>
 
-#include "core/arena.h"
-#include "core/candidates.h"
 #include "core/cholesky.h"
+#include "core/face_steps.h"
 #include "core/macros.h"
-#include "core/prox.h"
 
 SPARSESVM_BEGIN
 
-struct FaceScratch {
-  double* step;      // (N) direction of the face step
-  double* image;     // (N) H times a step
-  double* travelled; // (N) steps taken that q does not yet hold
-  double* block;     // (k, k) Hessian block of one sample
-  double* delta;     // (k) change of one sample
-  double* local;     // (k) gradient of one sample
-  index* base;       // (n) eliminated candidate of each sample
-  index* free;       // (max_free) the other candidates on the face
-  index* free_sample;
-  index* frozen;     // (max_free) dependent candidates
-  index* frozen_sample;
-  double* reduced;   // (max_free, max_free) factor of the reduced Hessian
-  double* slope;     // (max_free) reduced gradient
-  double* rhs;       // (max_free)
-  double* cosine;    // (max_free) rotations
-  double* sine;      // (max_free)
-  index max_free;
-
-  static FaceScratch take(Arena& arena, index n, index k, index max_candidates, index max_free) {
-    FaceScratch s;
-    s.step = arena.take<double>(max_candidates);
-    s.image = arena.take<double>(max_candidates);
-    s.travelled = arena.take<double>(max_candidates);
-    s.block = arena.take<double>(k * k);
-    s.delta = arena.take<double>(k);
-    s.local = arena.take<double>(k);
-    s.base = arena.take<index>(n);
-    s.free = arena.take<index>(max_free);
-    s.free_sample = arena.take<index>(max_free);
-    s.frozen = arena.take<index>(max_free);
-    s.frozen_sample = arena.take<index>(max_free);
-    s.reduced = arena.take<double>(max_free * max_free);
-    s.slope = arena.take<double>(max_free);
-    s.rhs = arena.take<double>(max_free);
-    s.cosine = arena.take<double>(max_free);
-    s.sine = arena.take<double>(max_free);
-    s.max_free = max_free;
-    return s;
-  }
-};
-
 template <class Passes, class Hessian>
-class Face {
+class Face : FaceSteps<Hessian> {
  public:
-  Face(const Hessian& hessian, const Candidates& candidates, const double* totals, double* x, double* q, FaceScratch& scratch)
-      : h_(hessian), c_(candidates), totals_(totals), x_(x), q_(q), s_(scratch) {}
+  using FaceSteps<Hessian>::FaceSteps;
 
   // Minimises the model on the face of the entries now positive, or until its gap is at most `target`. Entries whose rows depend on
   // the others are frozen at first: along such a direction the model is linear, and once the rest is minimal the point slides
@@ -110,6 +65,10 @@ class Face {
   }
 
  private:
+  using Base = FaceSteps<Hessian>;
+  using Base::accept_projection, Base::apply, Base::longest_step, Base::product;
+  using Base::c_, Base::h_, Base::q_, Base::s_, Base::totals_, Base::x_;
+
   // Factors the reduced Hessian of the face, freezing entries whose rows depend on those before.
   bool factor() {
     if (!collect() || r_ == 0) return false;
@@ -145,9 +104,7 @@ class Face {
   }
 
   double reduced_entry(index a, index i, index a2, index i2) const {
-    const index b = s_.base[i], b2 = s_.base[i2];
-    return h_.entry(a, i, c_.label[a], a2, i2, c_.label[a2]) - h_.entry(a, i, c_.label[a], b2, i2, c_.label[b2]) -
-           h_.entry(b, i, c_.label[b], a2, i2, c_.label[a2]) + h_.entry(b, i, c_.label[b], b2, i2, c_.label[b2]);
+    return h_.difference(c_, i, a, s_.base[i], i2, a2, s_.base[i2]);
   }
 
   void fill_row(index f) {
@@ -285,51 +242,6 @@ class Face {
     }
   }
 
-  double product(const double* left, const double* right) const {
-    double total = 0;
-    for (index a = 0; a < c_.count(); ++a) total += left[a] * right[a];
-    return total;
-  }
-
-  // Largest feasible multiple of the step, at most `limit`; `blocking` is the entry that vanishes there, or -1.
-  double longest_step(double limit, index& blocking) const {
-    double longest = limit;
-    blocking = -1;
-    for (index a = 0; a < c_.count(); ++a) {
-      if (s_.step[a] < 0 && x_[a] + longest * s_.step[a] < 0) {
-        longest = x_[a] / -s_.step[a];
-        blocking = a;
-      }
-    }
-    return longest;
-  }
-
-  // Moves to the projection of x + step on the simplices if that gains at least as much as the step to the boundary: many entries
-  // vanish at once. Expects q settled, and leaves it so.
-  bool accept_projection(double gain_to_boundary) {
-    for (index i = 0; i < c_.n_samples; ++i) project_row(i);
-    apply(s_.step, s_.image);
-    const double gain = -product(q_, s_.step) - 0.5 * product(s_.image, s_.step);
-    if (!(gain > gain_to_boundary)) return false;
-    for (index a = 0; a < c_.count(); ++a) {
-      const double moved = x_[a] + s_.step[a];
-      x_[a] = moved > 0 ? moved : 0.0;
-      q_[a] += s_.image[a];
-    }
-    return true;
-  }
-
-  // Replaces the step of one sample by (projection of x + step) - x, entries off the face staying at zero.
-  void project_row(index i) {
-    index size = 0;
-    for (index a = c_.start[i]; a < c_.start[i + 1]; ++a) {
-      if (x_[a] > 0) s_.delta[size++] = x_[a] + s_.step[a];
-    }
-    project_simplex(s_.delta, size, totals_[i]);
-    size = 0;
-    for (index a = c_.start[i]; a < c_.start[i + 1]; ++a) s_.step[a] = x_[a] > 0 ? s_.delta[size++] - x_[a] : 0.0;
-  }
-
   void move(double length, index vanishing) {
     for (index a = 0; a < c_.count(); ++a) {
       const double moved = x_[a] + length * s_.step[a];
@@ -347,17 +259,6 @@ class Face {
     }
   }
 
-  void apply(const double* step, double* image) {
-    for (index a = 0; a < c_.count(); ++a) image[a] = 0;
-    for (index i = 0; i < c_.n_samples; ++i) h_.add_columns(c_, i, step + c_.start[i], image);
-  }
-
-  const Hessian& h_;
-  const Candidates& c_;
-  const double* totals_;
-  double* x_;
-  double* q_;
-  FaceScratch& s_;
   index r_ = 0;       // free entries on the face
   index n_frozen_ = 0;
   double floor_ = 0;  // smallest pivot of an independent row

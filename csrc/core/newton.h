@@ -16,9 +16,6 @@
 
 SPARSESVM_BEGIN
 
-// Dense models up to this many candidates; beyond it a first-order method is cheaper and the memory would be quadratic.
-constexpr index max_model_size = 2048;
-
 struct NewtonScratch {
   FaceScratch face;
   KinkedModelScratch kinked;

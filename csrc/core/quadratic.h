@@ -1,10 +1,11 @@
 // The quadratic model of the dual: minimise <q, d> + d'Hd / 2 with x + d in a product of scaled simplices.
 //
 // Sweeps over samples move mass inside one simplex at a time and find the face; Newton steps on the face then solve the model there
-// (face.h). mathematics.md, section 3.
+// (face.h, conjugate_face.h). mathematics.md, section 3.
 #pragma once
 
 #include "core/candidates.h"
+#include "core/conjugate_face.h"
 #include "core/face.h"
 #include "core/macros.h"
 #include "core/prox.h"
@@ -16,7 +17,7 @@ class QuadraticModel {
  public:
   // x, q: a feasible point and the model's gradient there; both move. totals: (n) the sum of each sample's entries.
   QuadraticModel(const Hessian& hessian, const Candidates& candidates, const double* totals, double* x, double* q, FaceScratch& scratch)
-      : h_(hessian), c_(candidates), totals_(totals), x_(x), q_(q), s_(scratch), face_(hessian, candidates, totals, x, q, scratch) {}
+      : h_(hessian), c_(candidates), totals_(totals), x_(x), q_(q), s_(scratch), face_(hessian, candidates, totals, x, q, scratch), conjugate_face_(hessian, candidates, totals, x, q, scratch) {}
 
   // Descends until the model's gap is at most `target` or `rounds` are spent; returns the gap reached.
   double minimise(double target, index rounds) {
@@ -24,7 +25,7 @@ class QuadraticModel {
     for (index round = 0; round < rounds && value > target; ++round) {
       value = sweep_while_useful(value, target);
       if (value <= target) break;
-      if (face_.minimise(target)) value = gap();
+      if (Hessian::factor_pays(c_, face_size()) ? face_.minimise(target) : conjugate_face_.minimise()) value = gap();
     }
     return value;
   }
@@ -32,6 +33,13 @@ class QuadraticModel {
   double gap() const { return c_.gap(x_, q_); }
 
  private:
+  // Entries that are free once each sample's sum is kept.
+  index face_size() const {
+    index positive = 0;
+    for (index a = 0; a < c_.count(); ++a) positive += x_[a] > 0;
+    return positive - c_.n_samples;
+  }
+
   // A sweep costs N^2, a face step r^3 / 3 and more: the larger the model, the longer sweeps are worth their while.
   double sweep_while_useful(double value, double target) {
     const index pairs = 1 + c_.count() / 128;
@@ -72,6 +80,7 @@ class QuadraticModel {
   double* q_;
   FaceScratch& s_;
   Face<Passes, Hessian> face_;
+  ConjugateFace<Hessian> conjugate_face_;
 };
 
 SPARSESVM_END
