@@ -221,3 +221,22 @@ def test_instruction_sets_agree(rng):
     for objective, active in outputs:
         assert objective == pytest.approx(outputs[0][0], rel=1e-10)
         assert active == outputs[0][1]
+
+
+def test_many_classes_and_samples_without_group_penalty(rng):
+    """The face of the solution is too large to be worth factoring."""
+    features, labels = (torch.from_numpy(array) for array in episode(rng, 20, 100, 512))
+    penalties = {"lambda1": 0.0, "lambda2": 0.1, "n_way": 20}
+    found = sparsesvm.solve(features, labels, **penalties, tol=1e-10, on_failure="raise")
+    assert (found.dual > 0).sum() - len(labels) > 500
+    assert sparsesvm.duality_gap(features, labels, dual=found.dual, **penalties) <= 1.01e-10 * len(labels)
+
+
+def test_few_iterations_suffice_near_lambda1_max(rng):
+    """Where every step moves groups across their threshold, which the quadratic model must foresee."""
+    features, labels = (torch.from_numpy(array) for array in episode(rng, 5, 75, 640))
+    largest = sparsesvm.lambda1_max(features, labels, exact=True)
+    for share in (0.9, 0.95, 0.98):
+        found = sparsesvm.solve(features, labels, lambda1=share * largest, lambda2=0.01, on_failure="raise")
+        assert 0 < found.active.double().mean() < 0.1
+        assert found.n_iter <= 20
