@@ -232,6 +232,20 @@ def test_many_classes_and_samples_without_group_penalty(rng):
     assert sparsesvm.duality_gap(features, labels, dual=found.dual, **penalties) <= 1.01e-10 * len(labels)
 
 
+@pytest.mark.parametrize("tol", [1e-6, 1e-9, 1e-12, 1e-15])
+@pytest.mark.parametrize(("n_way", "n_samples", "n_features"), [(5, 75, 4000), (5, 75, 640), (20, 30, 500)])
+@pytest.mark.parametrize("lambda1", [0.0, 0.3])
+def test_the_dual_stays_feasible_at_any_tolerance(rng, n_way, n_samples, n_features, lambda1, tol):
+    """The certificate holds for probability vectors only."""
+    features, labels = (torch.from_numpy(array) for array in episode(rng, n_way, n_samples, n_features))
+    penalties = {"lambda1": lambda1, "lambda2": 0.1, "n_way": n_way}
+    found = sparsesvm.solve(features, labels, **penalties, tol=tol, on_failure="ignore")
+    assert (found.dual >= 0).all()
+    torch.testing.assert_close(found.dual.sum(-1), torch.ones(n_samples).double(), rtol=0, atol=1e-14)
+    certificate = sparsesvm.duality_gap(features, labels, found.weights, dual=found.dual, **penalties)
+    torch.testing.assert_close(certificate, found.gap, rtol=1e-6, atol=1e-13 * n_samples)
+
+
 def test_few_iterations_suffice_near_lambda1_max(rng):
     """Where every step moves groups across their threshold, which the quadratic model must foresee."""
     features, labels = (torch.from_numpy(array) for array in episode(rng, 5, 75, 640))

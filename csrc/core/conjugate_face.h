@@ -67,6 +67,8 @@ class ConjugateFace : FaceSteps<Hessian> {
       const double before = squared;
       squared = product(residual, residual);
       for (index a = 0; a < count; ++a) s_.conjugate[a] = residual[a] + squared / before * s_.conjugate[a];
+      // Off the face H is not seen, so that rounding in those directions would grow unchecked.
+      project(s_.conjugate);
     }
   }
 

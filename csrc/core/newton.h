@@ -96,9 +96,22 @@ class NewtonStep {
     const GramHessian hessian{s_.kinked.gram, n};
     QuadraticModel<Passes, GramHessian> model(hessian, candidates, task_.weight, s_.x, s_.q, s_.face);
     model.minimise(1e-4 * target_gap, 20);
-    for (index a = 0; a < n * k; ++a) state_.dual[a] = s_.x[a];
-    state_.evaluate(task_, state_.dual);
+    take_point(candidates);
     return true;
+  }
+
+  // Moves the dual to the model's point and evaluates it. Rounding must not add up in the sums that the certificate relies on.
+  void take_point(const Candidates& candidates) {
+    const index k = task_.k;
+    for (index i = 0; i < task_.n; ++i) {
+      double total = 0;
+      for (index a = candidates.start[i]; a < candidates.start[i + 1]; ++a) total += s_.x[a];
+      const double scale = task_.weight[i] / total;
+      for (index a = candidates.start[i]; a < candidates.start[i + 1]; ++a) {
+        state_.dual[i * k + candidates.label[a]] = scale * s_.x[a];
+      }
+    }
+    state_.evaluate(task_, state_.dual);
   }
 
   // The dual and its gradient Y - K (diag(c) Y - A); the features are not needed.
@@ -200,11 +213,7 @@ class NewtonStep {
     set_direction(candidates);
     const double at_zero = slope();
     if (!(at_zero < 0)) return false;
-    const index k = task_.k;
-    for (index i = 0; i < task_.n; ++i) {
-      for (index a = candidates.start[i]; a < candidates.start[i + 1]; ++a) state_.dual[i * k + candidates.label[a]] = s_.x[a];
-    }
-    state_.evaluate(task_, state_.dual);
+    take_point(candidates);
     const double at_one = slope();
     if (!(at_one > -0.1 * at_zero)) return true;
     shorten(at_zero, at_one);
