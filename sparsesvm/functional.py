@@ -70,8 +70,8 @@ def solve(
     Tasks share torch's threads (`torch.set_num_threads`), whose number does not change the result. As for torch itself, a process
     forked after these were used must set one thread, as the workers of a DataLoader do.
 
-    Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dual; the gradient differentiates the
-    optimality conditions on the active groups and the free dual coordinates.
+    Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dual. The gradient differentiates the
+    optimality conditions on the active groups and the free dual coordinates. Formulas: docs/method.md.
     """
     _checks.check_features(features)
     _checks.check_device(features, USABLE_DEVICES)

@@ -1,7 +1,7 @@
 // Block-coordinate descent on the dual: one sample's simplex at a time, over the working set.
 //
 // Each step minimises a quadratic model whose block Hessian is the exact curvature of the active columns plus a share of the safe
-// bound L_i (every column that the step could activate). mathematics.md, sections 1 and 2 ("BCD block-H + WS").
+// bound L_i (every column that the step could activate). docs/method.md, 3.
 #pragma once
 
 #include <cmath>

@@ -1,8 +1,7 @@
 // The face system H alpha = Z'R of the derivatives: symmetric, positive semidefinite, in the free dual coordinates.
 //
-// H = Z' (F D F' / lambda2 + smoothing) Z over the active groups; Z eliminates the largest entry of each sample (mathematics.md,
-// section 4). Where H is singular (duplicate samples, samples that are zero on every active group) the solution of smallest norm is
-// taken.
+// H = Z' (F D F' / lambda2 + smoothing) Z over the active groups; Z eliminates the largest entry of each sample (docs/method.md, 6).
+// Where H is singular (duplicate samples, samples that are zero on every active group) the solution of smallest norm is taken.
 #pragma once
 
 #include <cmath>

@@ -1,7 +1,7 @@
 // Exact derivatives of the weights at the solution: vector-Jacobian and Jacobian-vector products.
 //
 // On the face of the simplices and the set of active groups that the solution selects, the optimality system is smooth; dA is
-// eliminated by one symmetric positive semidefinite solve in the free dual coordinates (mathematics.md, sections 4 and 11). Letters
+// eliminated by one symmetric positive semidefinite solve in the free dual coordinates (docs/method.md, 6). Letters
 // follow that page: F features, u unit block, t = lambda1 / norm, D the derivative of block soft-thresholding, Z the face basis.
 #pragma once
 

@@ -2,7 +2,7 @@
 //
 // Along a step d of the dual, V moves by dV = -d'F. Group G costs (||V_G|| - lambda1)_+^2 / (2 lambda2). To second order an active
 // group gives a term shared by the classes, with weight (1 - t) / lambda2 on each of its columns, and one rank-one term t / lambda2
-// along its unit block u (t = lambda1 / norm; mathematics.md, sections 3 and 11). But the cost has a kink where the norm crosses
+// along its unit block u (t = lambda1 / norm; docs/method.md, 4). But the cost has a kink where the norm crosses
 // lambda1, and near the largest useful lambda1 a step crosses many. So the rank-one term is kept as
 //
 //     (c_G)_+^2 / (2 t lambda2),  c_G = norm - lambda1 + t <u, dV_G>,

@@ -1,7 +1,7 @@
 // Primal objective and duality gap of one task, written so that nothing large is subtracted from anything large.
 //
 // With scores S = F W' and dual gradient g = Y - S, and W given by the link, the gap is sum_i <A_i, g_i - min g_i> where A_i = c_i
-// Lambda_i: a sum of non-negative terms (mathematics.md, sections 1 and 11).
+// Lambda_i: a sum of non-negative terms (docs/method.md, 2).
 #pragma once
 
 #include "core/macros.h"

@@ -1,7 +1,7 @@
 // The quadratic model of the dual: minimise <q, d> + d'Hd / 2 with x + d in a product of scaled simplices.
 //
 // Sweeps over samples move mass inside one simplex at a time and find the face; Newton steps on the face then solve the model there
-// (face.h, conjugate_face.h). mathematics.md, section 3.
+// (face.h, conjugate_face.h). docs/method.md, 4.
 #pragma once
 
 #include "core/candidates.h"
