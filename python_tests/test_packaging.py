@@ -12,10 +12,11 @@ from sparsesvm import _core
 
 
 def test_the_compiled_module_links_neither_torch_nor_openmp():
-    linked = subprocess.run(["ldd", _core.__file__], capture_output=True, text=True, check=True).stdout
-    assert "libc.so" in linked
+    output = subprocess.run(["ldd", _core.__file__], capture_output=True, text=True, check=True).stdout
+    linked = [line.split()[0] for line in output.splitlines()]  # names only: addresses may spell anything
+    assert any(name.startswith("libc.so") for name in linked)
     for library in ("torch", "c10", "gomp", "libomp", "iomp", "cudart"):
-        assert library not in linked
+        assert not any(library in name for name in linked)
 
 
 def test_the_compiled_module_imports_without_torch():

@@ -248,6 +248,21 @@ class DualSolver {
     for (index e = 0; e < task_.n * task_.k; ++e) best_[e] = state_.dual[e];
   }
 
+  // From lambda1_max on no weights are better than none; an iterate that is almost there should say so.
+  void prefer_no_weights() {
+    double without = 0;
+    double *zero = block_.scores, *probabilities = block_.delta;
+    for (index l = 0; l < task_.k; ++l) zero[l] = 0;
+    for (index i = 0; i < task_.n; ++i) {
+      for (index l = 0; l < task_.k; ++l) probabilities[l] = state_.dual[i * task_.k + l] / task_.weight[i];
+      without += task_.weight[i] * sample_value(zero, probabilities, task_.label[i], task_.k, task_.smoothing, block_.product).loss;
+    }
+    if (!(without <= state_.objective)) return;
+    for (index b = 0; b < task_.n_groups; ++b) state_.norm[b] = state_.norm[b] < task_.lambda1 ? state_.norm[b] : task_.lambda1;
+    for (index e = 0; e < task_.k * task_.m; ++e) state_.w[e] = 0;
+    certify_changed_weights();
+  }
+
   // A group whose norm exceeds lambda1 by rounding alone is inactive: where the dual is not unique an exact solution may sit on the
   // threshold, and counting such a group would change the gradient. Kept only if the certificate of the changed weights holds.
   void drop_borderline_groups(double target) {
@@ -295,7 +310,10 @@ class DualSolver {
       state_.certify(task_);
     }
     const bool finite = status != Status::non_finite;
-    if (finite && task_.lambda1 > 0) drop_borderline_groups(arguments.tol * task_.total_weight);
+    if (finite && task_.lambda1 > 0) {
+      prefer_no_weights();
+      drop_borderline_groups(arguments.tol * task_.total_weight);
+    }
     if (finite && sizeof(T) < sizeof(double)) round_weights();
     const double nan = __builtin_nan("");
     T* weights = arguments.weights + number * k * m;

@@ -17,11 +17,26 @@ struct Level {
   bool supported;
 };
 
+#ifdef SPARSESVM_HAVE_X86_LEVELS
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12  // knows the features, not the levels by name
+bool has_v3() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+bool has_v4() {
+  return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#else
+bool has_v3() { return __builtin_cpu_supports("x86-64-v3") != 0; }
+bool has_v4() { return __builtin_cpu_supports("x86-64-v4") != 0; }
+#endif
+#endif
+
 std::vector<Level> levels() {
   std::vector<Level> found{{"base", kernels_base(), true}};
 #ifdef SPARSESVM_HAVE_X86_LEVELS
-  found.push_back({"v3", kernels_v3(), static_cast<bool>(__builtin_cpu_supports("x86-64-v3"))});
-  found.push_back({"v4", kernels_v4(), static_cast<bool>(__builtin_cpu_supports("x86-64-v4"))});
+  found.push_back({"v3", kernels_v3(), has_v3()});
+  found.push_back({"v4", kernels_v4(), has_v4()});
 #endif
   return found;
 }

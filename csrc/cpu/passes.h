@@ -33,44 +33,44 @@ typedef float HalfVecUnaligned __attribute__((vector_size(4 * vector_lanes), ali
 SPARSESVM_INLINE Vec load(const double* p) { return *reinterpret_cast<const VecUnaligned*>(p); }
 SPARSESVM_INLINE Vec load(const float* p) { return __builtin_convertvector(*reinterpret_cast<const HalfVecUnaligned*>(p), Vec); }
 SPARSESVM_INLINE void store(double* p, Vec v) { *reinterpret_cast<VecUnaligned*>(p) = v; }
-SPARSESVM_INLINE double sum(Vec v) {
-#if defined(__AVX512F__)
-  const auto four = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
-#elif defined(__AVX__)
-  const auto four = v;
-#endif
-#if defined(__AVX__)
-  const auto two = __builtin_shufflevector(four, four, 0, 1) + __builtin_shufflevector(four, four, 2, 3);
-#else
-  const auto two = v;
-#endif
-  return two[0] + two[1];
-}
 
-// The sums of four vectors.
-#if defined(__AVX__)
-typedef double FourSums __attribute__((vector_size(32)));
-#else
+// The sum of a vector, and those of four. Compilers without __builtin_shufflevector (GCC before 12) add lane by lane.
+#if !__has_builtin(__builtin_shufflevector) || !defined(__AVX__)
+SPARSESVM_INLINE double sum(Vec v) {
+  double total = 0;
+  for (int i = 0; i < vector_lanes; ++i) total += v[i];
+  return total;
+}
 struct FourSums {
   double value[4];
   double operator[](int i) const { return value[i]; }
 };
-#endif
+SPARSESVM_INLINE FourSums sum_four(Vec a, Vec b, Vec c, Vec d) { return {{sum(a), sum(b), sum(c), sum(d)}}; }
+#else
+typedef double FourSums __attribute__((vector_size(32)));
 #if defined(__AVX512F__)
+SPARSESVM_INLINE FourSums halves(Vec v) {
+  return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+}
 SPARSESVM_INLINE FourSums sum_four(Vec a, Vec b, Vec c, Vec d) {
   const Vec ab = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) + __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
   const Vec cd = __builtin_shufflevector(c, d, 0, 8, 2, 10, 4, 12, 6, 14) + __builtin_shufflevector(c, d, 1, 9, 3, 11, 5, 13, 7, 15);
-  const Vec all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) + __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
-  return __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7);
+  return halves(__builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
+                __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15));
 }
-#elif defined(__AVX__)
+#else
+SPARSESVM_INLINE FourSums halves(Vec v) { return v; }
 SPARSESVM_INLINE FourSums sum_four(Vec a, Vec b, Vec c, Vec d) {
   const Vec ab = __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
   const Vec cd = __builtin_shufflevector(c, d, 0, 4, 2, 6) + __builtin_shufflevector(c, d, 1, 5, 3, 7);
   return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
-#else
-SPARSESVM_INLINE FourSums sum_four(Vec a, Vec b, Vec c, Vec d) { return {{sum(a), sum(b), sum(c), sum(d)}}; }
+#endif
+SPARSESVM_INLINE double sum(Vec v) {
+  const FourSums four = halves(v);
+  const auto two = __builtin_shufflevector(four, four, 0, 1) + __builtin_shufflevector(four, four, 2, 3);
+  return two[0] + two[1];
+}
 #endif
 
 // The first `count` entries, 0 < count < vector_lanes, and zeros.
