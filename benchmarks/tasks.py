@@ -68,17 +68,21 @@ def make_tasks(
 
 
 def penalty_for(share: float, tasks: Tasks, *, at_most: int = 8) -> float:
-    """The lambda1 at which about this share of groups is active, on average over the first tasks; by bisection."""
+    """The lambda1 at which about this share of groups is active, on average over the first tasks; by bisection.
+
+    Just below lambda1_max the share may jump from zero to more than is asked for: 0.999 times the largest of the tasks is the most.
+    """
     if share == 1:
         return 0.0
     features, labels = tasks.features[:at_most], tasks.labels[:at_most]
-    low, high = 0.0, float(sparsesvm.lambda1_max(features, labels, n_way=tasks.n_way, group_size=tasks.group_size).max())
-    for _ in range(22):
+    largest = sparsesvm.lambda1_max(features, labels, exact=True, n_way=tasks.n_way, group_size=tasks.group_size).max()
+    low, high = 0.0, 0.999 * float(largest)
+    for _ in range(12):
         middle = (low + high) / 2
         options = {**tasks.penalties, "lambda1": middle, "tol": 1e-7, "on_failure": "ignore"}
         active = sparsesvm.solve(features, labels, **options).active.double().mean()
         low, high = (middle, high) if active > share else (low, middle)
-    return low
+    return high
 
 
 def exact(tasks: Tasks) -> Exact:

@@ -40,7 +40,7 @@ class ActivePanel {
         for (index j = 0; j < m; ++j) norm_[j / g] += static_cast<double>(row[j]) * static_cast<double>(row[j]);
       }
     }
-    n_active = 0;
+    n_active = groups = 0;
     for (index b = 0; b < task.n_groups; ++b) {
       if (!(norm_[b] > 0) && task.lambda1 > 0) continue;
       group_[n_active] = b;
@@ -69,6 +69,9 @@ class ActivePanel {
     }
     return first + groups;
   }
+
+  // Whether it holds all active groups.
+  bool whole() const { return groups > 0 && groups == n_active; }
 
   // Position among all features of column j of the panel.
   index column(index j) const {

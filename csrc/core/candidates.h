@@ -33,6 +33,13 @@ struct Candidates {
   }
 };
 
+// image = H step, sample by sample.
+template <class Hessian>
+void multiply(const Hessian& hessian, const Candidates& candidates, const double* step, double* image) {
+  for (index a = 0; a < candidates.count(); ++a) image[a] = 0;
+  for (index i = 0; i < candidates.n_samples; ++i) hessian.add_columns(candidates, i, step + candidates.start[i], image);
+}
+
 // H stored as a full symmetric matrix over the candidates.
 struct DenseHessian {
   const double* matrix;
@@ -58,6 +65,8 @@ struct DenseHessian {
       for (index b = 0; b < n; ++b) q[b] += scale * row[b];
     }
   }
+  // image = H step
+  void apply(const Candidates& candidates, const double* step, double* image) const { multiply(*this, candidates, step, image); }
 };
 
 // H = K (x) identity over the classes: lambda1 = 0, where all classes share the Gram matrix K of the samples.
@@ -86,6 +95,7 @@ struct GramHessian {
       for (index l = 0; l < k; ++l) target[l] += scale * delta[l];
     }
   }
+  void apply(const Candidates& candidates, const double* step, double* image) const { multiply(*this, candidates, step, image); }
 };
 
 SPARSESVM_END

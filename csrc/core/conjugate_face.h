@@ -13,16 +13,20 @@ class ConjugateFace : FaceSteps<Hessian> {
 
   // Takes one step towards the minimiser on the face of the entries now positive; many entries may vanish. False when there is
   // nothing to gain.
-  bool minimise() {
-    solve();
+  // The step is exact up to `accuracy`, of the residual.
+  bool minimise(double accuracy = 1e-5) {
+    solve(accuracy * accuracy);
     const double slope = product(q_, s_.step);
     if (!(slope < 0)) return false;
     index blocking = -1;
     const double length = longest_step(1.0, blocking);
-    // The projection overwrites the step, so what its rival would need is kept.
     if (blocking >= 0) {
-      for (index a = 0; a < c_.count(); ++a) s_.conjugate[a] = s_.step[a];
-      if (accept_projection(-slope * length * (1 - 0.5 * length))) return true;
+      for (index a = 0; a < c_.count(); ++a) s_.conjugate[a] = s_.step[a];  // a projection overwrites the step
+      for (double share = 1; share > length && share > shortest; share *= 0.5) {
+        for (index a = 0; a < c_.count(); ++a) s_.step[a] = share * s_.conjugate[a];
+        const double at_boundary = -slope * length * (1 - 0.5 * length), enough = -0.1 * slope * share;
+        if (accept_projection(enough > at_boundary ? enough : at_boundary)) return true;
+      }
       for (index a = 0; a < c_.count(); ++a) s_.step[a] = s_.conjugate[a];
     }
     apply(s_.step, s_.image);
@@ -40,10 +44,10 @@ class ConjugateFace : FaceSteps<Hessian> {
   using Base::c_, Base::q_, Base::s_, Base::x_;
 
   static constexpr int max_iterations = 200;
-  static constexpr double accuracy = 1e-10;  // of the squared residual; the next round removes the rest
+  static constexpr double shortest = 0.02;  // share of a step that is projected
 
-  // step = minimiser of <q, d> + d'Hd / 2 over the d that keep the face.
-  void solve() {
+  // step = minimiser of <q, d> + d'Hd / 2 over the d that keep the face, up to a share `accuracy` of the squared residual.
+  void solve(double accuracy) {
     const index count = c_.count();
     double* residual = s_.travelled;
     for (index a = 0; a < count; ++a) {

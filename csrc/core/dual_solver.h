@@ -27,7 +27,7 @@ class DualSolver {
     absent_ = arena.take<double>(k);
     set_ = WorkingSetMemory::take(arena, n, m, k, groups);
     block_ = BlockScratch::take(arena, k);
-    newton_ = NewtonScratch::take(arena, n, k, groups, batch.group_size);
+    newton_ = NewtonScratch::take(arena, n, k, groups, batch.group_size, set_);
     first_order_ = FirstOrderScratch::take(arena, n, m, k);
   }
 
@@ -123,7 +123,8 @@ class DualSolver {
     swept_groups_ = -1;
     first_order_.lipschitz = 0;
     // With lambda1 = 0 the first step needs no more than the Gram matrix.
-    const bool stepped = task_.lambda1 == 0 && iterations < max_iter && NewtonStep<Passes, T>(task_, state_, newton_).step(target);
+    const bool has_gram = task_.lambda1 == 0 && task_.n <= max_model_size;
+    const bool stepped = has_gram && iterations < max_iter && NewtonStep<Passes, T>(task_, state_, newton_).step(target);
     if (stepped) {
       ++iterations;
     } else {
@@ -170,17 +171,27 @@ class DualSolver {
       gap_before_sweeps_ = state_.gap;
       descend(max_sweeps);
     } else if (sweeping_ = false; !prefer_first_order && newton.step(target)) {
-      if (task_.lambda1 > 0) {
-        const double before = state_.gap;
-        state_.certify(task_);
-        // Close to the solution Newton steps need no help.
-        if (state_.gap > 0.1 * before) descend(sweeps_between_steps());
-      }
+      const double before = state_.gap;
+      state_.certify(task_);
+      if (state_.gap > 0.1 * before) find_face();
     } else {
-      FirstOrder<Passes, T>(task_, state_, first_order_).run(50);
-      state_.evaluate(task_, state_.dual);
+      descend_first_order(50);
     }
     if (average_absent_classes()) state_.evaluate(task_, state_.dual);
+  }
+
+  // Between Newton steps, which close to the solution need no such help.
+  void find_face() {
+    if (task_.lambda1 > 0) {
+      descend(sweeps_between_steps());
+    } else if (task_.n > max_model_size) {
+      descend_first_order(10);
+    }
+  }
+
+  void descend_first_order(index iterations) {
+    FirstOrder<Passes, T>(task_, state_, first_order_).run(iterations);
+    state_.evaluate(task_, state_.dual);
   }
 
   // Classes without samples are interchangeable, so averaging their dual entries keeps the dual feasible and, by convexity, lowers
@@ -214,11 +225,11 @@ class DualSolver {
   }
 
   // Whether another round of sweeps is likely to lower the gap more than a Newton step (by ten) would in the same time; where there
-  // can be no Newton step, whether the last round still helped.
+  // can be no dense model, whether the last round still helped much.
   bool sweeps_pay(index n_candidates) const {
     if (swept_groups_ < 0) return true;
     const double progress = std::log(gap_before_sweeps_ / state_.gap);
-    return n_candidates < 0 ? progress > 0.2 : progress * step_in_sweeps(n_candidates) > 2.3 * max_sweeps;
+    return n_candidates < 0 ? progress > 0.5 : progress * step_in_sweeps(n_candidates) > 2.3 * max_sweeps;
   }
 
   // Two, and more where they cost little beside the last Newton step.

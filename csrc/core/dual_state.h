@@ -81,16 +81,7 @@ struct DualState {
   // S = F W'
   void add_scores(const Task<T>& task) {
     for (index e = 0; e < task.n * task.k; ++e) scores[e] = 0;
-    constexpr index panel = 1024;  // columns of W that stay in the first-level cache
-    for (index j = 0; j < task.m; j += panel) {
-      const index width = task.m - j < panel ? task.m - j : panel;
-      for (index i = 0; i < task.n; i += 4) {
-        const T* left[4];
-        const index rows = task.n - i < 4 ? task.n - i : 4;
-        for (index a = 0; a < rows; ++a) left[a] = task.rows[i + a] + j;
-        Passes::add_products(left, rows, w + j, task.m, task.k, width, 1.0, scores + i * task.k, task.k);
-      }
-    }
+    Passes::add_all_products(task.rows, task.n, w, task.m, task.k, task.m, 1.0, scores);
   }
 
  private:
@@ -126,8 +117,6 @@ struct DualState {
       for (index j = 0; j < m; ++j) to[j] = from[j] * column[j];
     }
   }
-
-
 };
 
 SPARSESVM_END

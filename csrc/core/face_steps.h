@@ -105,10 +105,7 @@ class FaceSteps {
     for (index a = c_.start[i]; a < c_.start[i + 1]; ++a) s_.step[a] = x_[a] > 0 ? s_.delta[size++] - x_[a] : 0.0;
   }
 
-  void apply(const double* step, double* image) {
-    for (index a = 0; a < c_.count(); ++a) image[a] = 0;
-    for (index i = 0; i < c_.n_samples; ++i) h_.add_columns(c_, i, step + c_.start[i], image);
-  }
+  void apply(const double* step, double* image) const { h_.apply(c_, step, image); }
 
   const Hessian& h_;
   const Candidates& c_;

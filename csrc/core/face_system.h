@@ -1,7 +1,9 @@
-// The face system H alpha = Z'R of the derivatives: symmetric, positive semidefinite, in the free dual coordinates.
+// The face system of the derivatives: for a right-hand side R, the matrix Q (n, k) on the face with F D (Q'F)' / lambda2 + smoothing
+// equal to R there. "There": at the free dual entries, up to a constant per sample (docs/method.md, 6).
 //
-// H = Z' (F D F' / lambda2 + smoothing) Z over the active groups; Z eliminates the largest entry of each sample (docs/method.md, 6).
-// Where H is singular (duplicate samples, samples that are zero on every active group) the solution of smallest norm is taken.
+// Small systems are factored in the coordinates Z in which each sample's largest entry is eliminated, H = Z' (F D F' / lambda2 +
+// smoothing) Z; where products are much cheaper, conjugate gradients solve them without a matrix. Where the system is singular
+// (duplicate samples, samples that are zero on every active group) the solution of smallest norm is taken.
 #pragma once
 
 #include <cmath>
@@ -14,8 +16,8 @@
 
 SPARSESVM_BEGIN
 
-// Face systems up to this size are factored; larger ones are solved by conjugate gradients, which needs no matrix.
-constexpr index max_face_size = 4096;
+// Larger systems are never factored.
+constexpr index max_face_size = 2048;
 
 template <class Passes, typename T>
 class FaceSystem {
@@ -26,21 +28,24 @@ class FaceSystem {
     sample_ = arena.take<index>(face);
     label_ = arena.take<index>(face);
     alpha_ = arena.take<double>(face);
-    work_ = arena.take<double>(4 * face);
+    work_ = arena.take<double>(3 * face);
     dense_size_ = face < max_face_size ? face : max_face_size;
     system_ = arena.take<double>(dense_size_ * dense_size_);
     gram_ = arena.take<double>(n * n);
     strip_ = arena.take<double>(dense_size_ * (panel_stride / batch.group_size));
     root_ = arena.take<double>(panel_stride);
-    rows_ = arena.take<double>(n * k);
+    on_ = arena.take<char>(n * k);
+    residual_ = arena.take<double>(n * k);
+    direction_ = arena.take<double>(n * k);
     image_ = arena.take<double>(n * k);
-    x_ = arena.take<double>(k * panel_stride);
+    const index columns = panel_stride > n ? panel_stride : n;
+    x_ = arena.take<double>(k * columns);
     y_ = arena.take<double>(k * panel_stride);
     row_of_ = arena.take<const double*>(n);
   }
 
-  // The face: exact zeros of the dual (n_samples, k) stay zero.
-  void bind(const Task<T>& task, const T* dual) {
+  // The face: exact zeros of the dual (n_samples, k) stay zero. `n_columns` are active.
+  void bind(const Task<T>& task, const T* dual, index n_columns) {
     task_ = &task;
     const index k = task.k;
     size_ = 0;
@@ -50,20 +55,20 @@ class FaceSystem {
       for (index l = 1; l < k; ++l) base = row[l] > row[base] ? l : base;
       base_[i] = base;
       for (index l = 0; l < k; ++l) {
+        on_[i * k + l] = row[l] > 0;
         if (l == base || !(row[l] > 0)) continue;
         sample_[size_] = i;
         label_[size_++] = l;
       }
     }
-    if (!dense()) return;
-    for (index e = 0; e < size_ * size_; ++e) system_[e] = 0;
-    for (index e = 0; e < task.n * task.n; ++e) gram_[e] = 0;
+    choose_method(n_columns);
+    clear();
   }
 
   // Adds the panel's part: (1 - t) F F' shared by the classes, and t b b' per group with b_(i, l) = <f_i, u_l - u_base>. Overwrites
   // the features of the panel.
   void add(ActivePanel<T>& panel) {
-    if (size_ == 0 || !dense()) return;
+    if (size_ == 0 || (!dense_ && task_->lambda1 > 0)) return;
     const index g = task_->group_size, n = task_->n, groups = panel.groups, width = panel.width;
     if (task_->lambda1 > 0) {
       const index stride = panel.stride / g;
@@ -94,26 +99,43 @@ class FaceSystem {
     Passes::add_rank_update(panel.f, n, panel.stride, width, 1.0, gram_, n);
   }
 
-  // q (n, k) = Z alpha with H alpha = Z'right, for right (n, k). The panel is used where H is too large to hold.
+  // q (n, k), for the right-hand side (n, k). The panel is used where no matrix has been added up.
   void solve(ActivePanel<T>& panel, const double* right, double* q) {
-    const index r = size_, k = task_->k;
-    for (index e = 0; e < task_->n * k; ++e) q[e] = 0;
-    if (r == 0) return;
-    double* rhs = work_;
-    reduce(right, rhs);
-    if (dense()) {
-      solve_dense(rhs);
-    } else {
-      solve_iteratively(panel, rhs);
+    for (index e = 0; e < task_->n * task_->k; ++e) q[e] = 0;
+    if (size_ == 0) return;
+    if (!dense_) {
+      if (task_->lambda1 == 0) mirror_gram();
+      if (solve_iteratively(panel, right, q) || size_ > dense_size_) return;
+      dense_ = true;
+      clear();
+      for (index p = 0; p < panel.n_active;) {
+        p = panel.load(p);
+        add(panel);
+      }
     }
-    for (index f = 0; f < r; ++f) {
-      q[sample_[f] * k + label_[f]] += alpha_[f];
-      q[sample_[f] * k + base_[sample_[f]]] -= alpha_[f];
-    }
+    solve_dense(right, q);
   }
 
  private:
-  bool dense() const { return size_ <= dense_size_; }
+  // A factor costs size^3 / 3 and the matrix size^2 per group; conjugate gradients need two products with the active columns per
+  // iteration, or one with the Gram matrix, and seldom more than `usual` iterations. Measured, their operations take 2 to 4 times as
+  // long.
+  void choose_method(index n_columns) {
+    constexpr double usual = 120;
+    const double r = static_cast<double>(size_), n = static_cast<double>(task_->n), k = static_cast<double>(task_->k);
+    const double groups = task_->lambda1 > 0 ? static_cast<double>(n_columns / task_->group_size) : 0.0;
+    const double factored = r * r * (r / 3 + groups);
+    const double product = n * k * (task_->lambda1 > 0 ? 2 * static_cast<double>(n_columns) + 20 : n + 20);
+    dense_ = size_ <= dense_size_ && factored < 3 * usual * product;
+    max_iterations_ = static_cast<index>(size_ <= dense_size_ ? 3 * usual : 20 * usual);
+  }
+
+  void clear() {
+    if (size_ > 0 && dense_) {
+      for (index e = 0; e < size_ * size_; ++e) system_[e] = 0;
+    }
+    for (index e = 0; e < task_->n * task_->n; ++e) gram_[e] = 0;
+  }
 
   // out = Z' matrix
   void reduce(const double* matrix, double* out) const {
@@ -123,8 +145,10 @@ class FaceSystem {
 
   // A small multiple of Z'Z makes the factor safe; the refinement steps are proximal-point iterations from zero, which remove that
   // bias and converge to the solution of smallest ||Q||.
-  void solve_dense(const double* rhs) {
-    const index r = size_;
+  void solve_dense(const double* right, double* q) {
+    const index r = size_, k = task_->k;
+    double* rhs = work_;
+    reduce(right, rhs);
     double* diagonal = work_ + r;
     double* residual = work_ + 2 * r;
     complete(diagonal);
@@ -146,6 +170,10 @@ class FaceSystem {
         }
         residual[a] -= total;
       }
+    }
+    for (index a = 0; a < r; ++a) {
+      q[sample_[a] * k + label_[a]] += alpha_[a];
+      q[sample_[a] * k + base_[sample_[a]]] -= alpha_[a];
     }
   }
 
@@ -186,63 +214,96 @@ class FaceSystem {
     }
   }
 
-  // Conjugate gradients from zero; in exact arithmetic the iterates stay in the range of H, which is the minimum-norm choice.
-  void solve_iteratively(ActivePanel<T>& panel, const double* rhs) {
-    const index r = size_;
-    double* residual = work_ + r;
-    double* direction = work_ + 2 * r;
-    double* product = work_ + 3 * r;
-    double rho = 0, start = 0;
-    for (index a = 0; a < r; ++a) {
-      alpha_[a] = 0;
-      residual[a] = direction[a] = rhs[a];
-      start += rhs[a] * rhs[a];
+  // Conjugate gradients from zero on the face: the iterates stay in the range of the system, which is the choice of smallest norm.
+  // False when they do not converge.
+  bool solve_iteratively(ActivePanel<T>& panel, const double* right, double* q) {
+    const index size = task_->n * task_->k;
+    double squared = 0, rounding = 0;
+    for (index e = 0; e < size; ++e) {
+      residual_[e] = right[e];
+      rounding += 1e-31 * right[e] * right[e];
     }
-    rho = start;
-    for (index step = 0; step < 2 * r && rho > 1e-26 * start; ++step) {
-      apply(panel, direction, product);
+    project(residual_);
+    for (index e = 0; e < size; ++e) {
+      direction_[e] = residual_[e];
+      squared += residual_[e] * residual_[e];
+    }
+    const double enough = 1e-25 * squared > rounding ? 1e-25 * squared : rounding;
+    for (index step = 0; step < max_iterations_ && squared > enough; ++step) {
+      apply(panel);
       double curvature = 0;
-      for (index a = 0; a < r; ++a) curvature += direction[a] * product[a];
-      if (!(curvature > 0)) break;
-      const double length = rho / curvature;
-      double next = 0;
-      for (index a = 0; a < r; ++a) {
-        alpha_[a] += length * direction[a];
-        residual[a] -= length * product[a];
-        next += residual[a] * residual[a];
+      for (index e = 0; e < size; ++e) curvature += direction_[e] * image_[e];
+      if (!(curvature > 0)) return false;
+      const double length = squared / curvature, before = squared;
+      squared = 0;
+      for (index e = 0; e < size; ++e) {
+        q[e] += length * direction_[e];
+        residual_[e] -= length * image_[e];
+        squared += residual_[e] * residual_[e];
       }
-      const double ratio = next / rho;
-      rho = next;
-      for (index a = 0; a < r; ++a) direction[a] = residual[a] + ratio * direction[a];
+      for (index e = 0; e < size; ++e) direction_[e] = residual_[e] + squared / before * direction_[e];
+    }
+    if (squared <= enough) return true;
+    if (size_ <= dense_size_) {
+      for (index e = 0; e < size; ++e) q[e] = 0;
+    }
+    return false;
+  }
+
+  // image = the system times direction, on the face.
+  void apply(ActivePanel<T>& panel) {
+    const index n = task_->n, k = task_->k;
+    for (index i = 0; i < n; ++i) {
+      for (index l = 0; l < k; ++l) image_[i * k + l] = task_->smoothing / task_->weight[i] * direction_[i * k + l];
+    }
+    if (task_->lambda1 == 0) {
+      for (index i = 0; i < n; ++i) row_of_[i] = gram_ + i * n;
+      Passes::combine_rows(row_of_, n, direction_, k, n, x_, n);
+      for (index i = 0; i < n; ++i) {
+        for (index l = 0; l < k; ++l) image_[i * k + l] += x_[l * n + i] / task_->lambda2;
+      }
+    } else {
+      for (index p = 0; p < panel.n_active;) {
+        p = panel.whole() ? panel.n_active : panel.load(p);
+        for (index i = 0; i < n; ++i) row_of_[i] = panel.f + i * panel.stride;
+        Passes::combine_rows(row_of_, n, direction_, k, panel.width, x_, panel.stride);
+        panel.apply_link_derivative(x_, y_);
+        Passes::add_all_products(row_of_, n, y_, panel.stride, k, panel.width, 1.0, image_);
+      }
+    }
+    project(image_);
+  }
+
+  // Onto the face: zero off it, and of sum zero for each sample.
+  void project(double* x) const {
+    const index k = task_->k;
+    for (index i = 0; i < task_->n; ++i) {
+      const char* on = on_ + i * k;
+      double *row = x + i * k, total = 0, support = 0;
+      for (index l = 0; l < k; ++l) {
+        total += on[l] ? row[l] : 0.0;
+        support += on[l] ? 1.0 : 0.0;
+      }
+      const double mean = total / support;
+      for (index l = 0; l < k; ++l) row[l] = on[l] ? row[l] - mean : 0.0;
     }
   }
 
-  // out = H alpha without forming H: Z' (F (D (Z alpha)' F / lambda2)' + smoothing).
-  void apply(ActivePanel<T>& panel, const double* alpha, double* out) {
-    const index n = task_->n, k = task_->k;
-    for (index e = 0; e < n * k; ++e) rows_[e] = image_[e] = 0;
-    for (index f = 0; f < size_; ++f) {
-      rows_[sample_[f] * k + label_[f]] += alpha[f];
-      rows_[sample_[f] * k + base_[sample_[f]]] -= alpha[f];
-    }
-    for (index p = 0; p < panel.n_active;) {
-      p = panel.load(p);
-      for (index i = 0; i < n; ++i) row_of_[i] = panel.f + i * panel.stride;
-      Passes::combine_rows(row_of_, n, rows_, k, panel.width, x_, panel.stride);
-      panel.apply_link_derivative(x_, y_);
-      Passes::add_products(row_of_, n, y_, panel.stride, k, panel.width, 1.0, image_, k);
-    }
+  // The upper triangle from the lower.
+  void mirror_gram() {
+    const index n = task_->n;
     for (index i = 0; i < n; ++i) {
-      for (index l = 0; l < k; ++l) image_[i * k + l] += task_->smoothing / task_->weight[i] * rows_[i * k + l];
+      for (index j = 0; j < i; ++j) gram_[j * n + i] = gram_[i * n + j];
     }
-    reduce(image_, out);
   }
 
   const Task<T>* task_ = nullptr;
-  index size_ = 0, dense_size_ = 0;
+  index size_ = 0, dense_size_ = 0, max_iterations_ = 0;
+  bool dense_ = true;       // factored, rather than solved by conjugate gradients
   index *base_;             // (n) eliminated class of each sample
   index *sample_, *label_;  // (size) the free coordinates
-  double *alpha_, *work_, *system_, *gram_, *strip_, *root_, *rows_, *image_, *x_, *y_;
+  char* on_;                // (n, k) entries of the face
+  double *alpha_, *work_, *system_, *gram_, *strip_, *root_, *residual_, *direction_, *image_, *x_, *y_;
   const double** row_of_;
 };
 

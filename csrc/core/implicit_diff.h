@@ -135,7 +135,7 @@ class ImplicitDiff {
     const T* dual = solution.dual + number * batch.n_samples * k;
     dual_ = dual;
     panel_.bind(task_, solution.weights + number * k * task_.m);
-    system_.bind(task_, dual);
+    system_.bind(task_, dual, panel_.n_active * task_.group_size);
     for (index i = 0; i < task_.n; ++i) {
       for (index l = 0; l < k; ++l) {
         const double y = task_.label[i] == l;
@@ -157,7 +157,7 @@ class ImplicitDiff {
   // out (n, k) += left (n, width) right' (width, k)
   void add_products(const double* left, const double* right, double* out) {
     point_at_rows(left);
-    Passes::add_products(row_of_, task_.n, right, panel_.stride, task_.k, panel_.width, 1.0, out, task_.k);
+    Passes::add_all_products(row_of_, task_.n, right, panel_.stride, task_.k, panel_.width, 1.0, out);
   }
 
   // x (k, width) -= coefficients' (k, n) rows (n, width)

@@ -8,8 +8,11 @@
 #include <cmath>
 
 #include "core/arena.h"
+#include "core/conjugate_face.h"
+#include "core/curvature_operator.h"
 #include "core/dual_state.h"
 #include "core/kinked_model.h"
+#include "core/line_search.h"
 #include "core/macros.h"
 #include "core/quadratic.h"
 #include "core/task.h"
@@ -19,18 +22,17 @@ SPARSESVM_BEGIN
 struct NewtonScratch {
   FaceScratch face;
   KinkedModelScratch kinked;
+  LineSearchScratch search;
   index* start;       // (n + 1) candidates of each sample
   index* label;       // (n k)
   double* x;          // (n k)
   double* q;          // (n k)
-  double* direction;  // (n, k)
-  double* base;       // (groups) squared norm of the blocks of V before the step
-  double* slope;      // (groups) <v, dv> there
-  double* square;     // (groups) ||dv||^2
   index max_size;
   bool has_gram;      // the Gram matrix of this task is in place
+  WorkingSetMemory columns;  // of the active groups
+  const float** rows;        // (n)
 
-  static NewtonScratch take(Arena& arena, index n, index k, index groups, index group_size) {
+  static NewtonScratch take(Arena& arena, index n, index k, index groups, index group_size, const WorkingSetMemory& columns) {
     NewtonScratch s{};
     s.max_size = n * k < max_model_size ? n * k : max_model_size;
     s.face = FaceScratch::take(arena, n, k, n * k, s.max_size);
@@ -39,11 +41,16 @@ struct NewtonScratch {
     s.label = arena.take<index>(n * k);
     s.x = arena.take<double>(n * k);
     s.q = arena.take<double>(n * k);
-    s.direction = arena.take<double>(n * k);
-    s.base = arena.take<double>(groups);
-    s.slope = arena.take<double>(groups);
-    s.square = arena.take<double>(groups);
+    s.columns = columns;
+    s.rows = arena.take<const float*>(n);
+    s.search = LineSearchScratch::take(arena, n, k, groups);
     return s;
+  }
+
+  // Every entry of the dual takes part.
+  void all_candidates(index n, index k) {
+    for (index i = 0; i <= n; ++i) start[i] = i * k;
+    for (index e = 0; e < n * k; ++e) label[e] = e % k;
   }
 };
 
@@ -59,7 +66,7 @@ class NewtonStep {
   // the model is too large or gives no descent, and nothing has moved.
   bool step(double target_gap) {
     if (task_.lambda1 == 0) return gram_step(target_gap);
-    if (!choose_candidates()) return false;
+    if (!choose_candidates()) return operator_step();
     fill_model();
     const double model_target = 0.1 * state_.gap > target_gap ? 0.1 * state_.gap : 0.1 * target_gap;
     const Candidates candidates{task_.n, s_.start, s_.label};
@@ -71,26 +78,40 @@ class NewtonStep {
       model.minimise(model_target, 8);
       set_direction(candidates);
       // state.w is free until the next evaluation.
-      if (!kinked.refine(s_.direction, state_.w, s_.q) || model.gap() <= model_target) break;
+      if (!kinked.refine(s_.search.direction, state_.w, s_.q) || model.gap() <= model_target) break;
       kinked.update();
     }
-    return search(candidates);
+    set_direction(candidates);
+    return LineSearch<Passes, T>(task_, state_, s_.search).run();
   }
 
  private:
   static constexpr int max_refinements = 3;
 
+  // Minimises the model over the face that holds the current point; sweeps must have found it.
+  bool operator_step() {
+    const index n = task_.n, k = task_.k;
+    s_.all_candidates(n, k);
+    for (index e = 0; e < n * k; ++e) {
+      s_.x[e] = state_.dual[e];
+      s_.q[e] = state_.gradient[e];
+    }
+    const Candidates candidates{n, s_.start, s_.label};
+    using Curvature = CurvatureOperator<Passes, T>;
+    const Curvature curvature(task_, state_, s_.columns, s_.rows);
+    if (!ConjugateFace<Curvature>(curvature, candidates, task_.weight, s_.x, s_.q, s_.face).minimise(0.01)) return false;
+    set_direction(candidates);
+    return LineSearch<Passes, T>(task_, state_, s_.search).run();
+  }
+
   bool gram_step(double target_gap) {
-    if (task_.n > max_model_size) return false;
+    if (task_.n > max_model_size) return operator_step();
     const index n = task_.n, k = task_.k;
     if (!s_.has_gram) {
       build_gram();
       s_.has_gram = true;
     }
-    for (index i = 0; i <= n; ++i) s_.start[i] = i * k;
-    for (index i = 0; i < n; ++i) {
-      for (index l = 0; l < k; ++l) s_.label[i * k + l] = l;
-    }
+    s_.all_candidates(n, k);
     fill_from_gram();
     const Candidates candidates{n, s_.start, s_.label};
     const GramHessian hessian{s_.kinked.gram, n};
@@ -117,7 +138,7 @@ class NewtonStep {
   // The dual and its gradient Y - K (diag(c) Y - A); the features are not needed.
   void fill_from_gram() {
     const index n = task_.n, k = task_.k;
-    double* residual = s_.direction;
+    double* residual = s_.search.direction;
     for (index i = 0; i < n; ++i) {
       for (index l = 0; l < k; ++l) {
         s_.x[i * k + l] = state_.dual[i * k + l];
@@ -192,98 +213,13 @@ class NewtonStep {
   // direction = the model's point - dual.
   void set_direction(const Candidates& candidates) {
     const index k = task_.k;
-    for (index e = 0; e < task_.n * k; ++e) s_.direction[e] = 0;
+    for (index e = 0; e < task_.n * k; ++e) s_.search.direction[e] = 0;
     for (index i = 0; i < task_.n; ++i) {
       for (index a = candidates.start[i]; a < candidates.start[i + 1]; ++a) {
         const index e = i * k + candidates.label[a];
-        s_.direction[e] = s_.x[a] - state_.dual[e];
+        s_.search.direction[e] = s_.x[a] - state_.dual[e];
       }
     }
-  }
-
-  double slope() const {
-    double total = 0;
-    for (index e = 0; e < task_.n * task_.k; ++e) total += state_.gradient[e] * s_.direction[e];
-    return total;
-  }
-
-  // Takes the whole step, or where that overshoots the exact-enough minimiser along it. Only derivatives are compared, no
-  // differences of large values.
-  bool search(const Candidates& candidates) {
-    set_direction(candidates);
-    const double at_zero = slope();
-    if (!(at_zero < 0)) return false;
-    take_point(candidates);
-    const double at_one = slope();
-    if (!(at_one > -0.1 * at_zero)) return true;
-    shorten(at_zero, at_one);
-    state_.evaluate(task_, state_.dual);
-    return true;
-  }
-
-  // Moves the dual back along the direction to a zero of the derivative.
-  void shorten(double at_zero, double at_one) {
-    const index k = task_.k, m = task_.m, g = task_.group_size;
-    double* step = state_.w;  // direction' F = -dV
-    Passes::combine_rows(task_.rows, task_.n, s_.direction, k, m, step, m);
-    for (index b = 0; b < task_.n_groups; ++b) s_.base[b] = s_.slope[b] = s_.square[b] = 0;
-    for (index l = 0; l < k; ++l) {
-      for (index b = 0; b < task_.n_groups; ++b) {
-        for (index e = l * m + b * g; e < l * m + (b + 1) * g; ++e) {
-          const double before = state_.v[e] + step[e];
-          s_.base[b] += before * before;
-          s_.slope[b] -= before * step[e];
-          s_.square[b] += step[e] * step[e];
-        }
-      }
-    }
-    // What is linear in the length: the labels' term and the smoothing. <gradient, direction> at both ends holds them too.
-    double linear = 0, smooth_curvature = 0;
-    for (index i = 0; i < task_.n; ++i) {
-      for (index l = 0; l < k; ++l) {
-        const double d = s_.direction[i * k + l], y = task_.label[i] == l, smooth = task_.smoothing / task_.weight[i];
-        linear += y * d + task_.smoothing * ((state_.dual[i * k + l] - d) / task_.weight[i] - y) * d;
-        smooth_curvature += smooth * d * d;
-      }
-    }
-    const auto derivative = [&](double t) {
-      double total = 0;
-      for (index b = 0; b < task_.n_groups; ++b) {
-        const double square = s_.base[b] + t * (2 * s_.slope[b] + t * s_.square[b]);
-        const double norm = square > 0 ? std::sqrt(square) : 0.0;
-        total += soft_threshold_factor(norm, task_.lambda1) * (s_.slope[b] + t * s_.square[b]);
-      }
-      return linear + t * smooth_curvature + total / task_.lambda2;
-    };
-    const double back = 1 - root_on_unit_interval(derivative, at_zero, at_one);
-    for (index e = 0; e < task_.n * k; ++e) {
-      const double moved = state_.dual[e] - back * s_.direction[e];
-      state_.dual[e] = moved > 0 ? moved : 0.0;
-    }
-  }
-
-  // Regula falsi (Illinois) for an increasing function with f(0) < 0 < f(1), until |f| <= 0.1 |f(0)|.
-  template <class Function>
-  static double root_on_unit_interval(const Function& f, double at_zero, double at_one) {
-    double low = 0, high = 1, f_low = at_zero, f_high = at_one;
-    int side = 0;
-    for (int step = 0; step < 40; ++step) {
-      const double t = (low * f_high - high * f_low) / (f_high - f_low);
-      const double value = f(t);
-      if (std::fabs(value) <= -0.1 * at_zero) return t;
-      if (value > 0) {
-        high = t;
-        f_high = value;
-        if (side > 0) f_low *= 0.5;
-        side = 1;
-      } else {
-        low = t;
-        f_low = value;
-        if (side < 0) f_high *= 0.5;
-        side = -1;
-      }
-    }
-    return low;
   }
 
   const Task<T>& task_;

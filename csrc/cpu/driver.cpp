@@ -87,6 +87,12 @@ void over_tasks(const Arguments& arguments, void (*work)(const Arguments&, index
                 index bytes, int n_threads) {
   const int threads = thread_count(arguments.batch.n_tasks, n_threads);
   if (share_bytes * threads > bytes) throw std::logic_error("workspace is smaller than the size asked for");
+  if (arguments.batch.n_tasks == 1) {
+    team_size() = n_threads;
+    work(arguments, 0, workspace, share_bytes);
+    team_size() = 1;
+    return;
+  }
   struct State {
     const Arguments& arguments;
     void (*work)(const Arguments&, index, void*, index);

@@ -7,6 +7,11 @@
 
 namespace sparsesvm {
 
+int& team_size() {
+  thread_local int size = 1;
+  return size;
+}
+
 void run_parallel(int n_threads, void (*run)(void*), void* state) {
   if (n_threads <= 1) {
     run(state);

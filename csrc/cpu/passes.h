@@ -10,6 +10,7 @@
 
 #include "core/macros.h"
 #include "core/problem.h"
+#include "cpu/parallel.h"
 
 SPARSESVM_BEGIN
 
@@ -102,34 +103,47 @@ template <>
 struct Native<double> {
   using vector = Vec;
   static constexpr index lanes = vector_lanes;
-  static SPARSESVM_INLINE Vec read(const double* p) { return load(p); }
+  template <typename T>
+  static SPARSESVM_INLINE Vec read(const T* p) { return load(p); }
+  template <typename T>
+  static SPARSESVM_INLINE Vec read_first(const T* p, index count) { return load_first(p, count); }
   static SPARSESVM_INLINE void write(double* p, Vec v) { store(p, v); }
   static SPARSESVM_INLINE double total(Vec v) { return sum(v); }
+  static SPARSESVM_INLINE FourSums four_totals(Vec a, Vec b, Vec c, Vec d) { return sum_four(a, b, c, d); }
 };
 template <>
 struct Native<float> {
   using vector = FloatVec;
   static constexpr index lanes = 2 * vector_lanes;
   static SPARSESVM_INLINE FloatVec read(const float* p) { return *reinterpret_cast<const FloatVecUnaligned*>(p); }
+  static SPARSESVM_INLINE FloatVec read_first(const float* p, index count) {
+    alignas(8 * vector_lanes) float lane[lanes] = {};
+    for (index i = 0; i < count; ++i) lane[i] = p[i];
+    return *reinterpret_cast<FloatVec*>(lane);
+  }
   static SPARSESVM_INLINE void write(float* p, FloatVec v) { *reinterpret_cast<FloatVecUnaligned*>(p) = v; }
-  static SPARSESVM_INLINE double total(FloatVec v) {
+  static SPARSESVM_INLINE Vec folded(FloatVec v) {
     alignas(8 * vector_lanes) float lane[lanes];
     *reinterpret_cast<FloatVec*>(lane) = v;
-    return sum(load(lane) + load(lane + vector_lanes));
+    return load(lane) + load(lane + vector_lanes);
+  }
+  static SPARSESVM_INLINE double total(FloatVec v) { return sum(folded(v)); }
+  static SPARSESVM_INLINE FourSums four_totals(FloatVec a, FloatVec b, FloatVec c, FloatVec d) {
+    return sum_four(folded(a), folded(b), folded(c), folded(d));
   }
 };
 
 struct Passes {
-  // out[a * out_stride + b] += scale * <left[a], right + b * right_stride>, for rows of the given length.
-  template <typename T>
-  static void add_products(const T* const* left, index n_left, const double* right, index right_stride, index n_right, index length,
+  // out[a * out_stride + b] += scale * <left[a], right + b * right_stride>, for rows of the given length; in the precision of `right`.
+  template <typename T, typename S>
+  static void add_products(const T* const* left, index n_left, const S* right, index right_stride, index n_right, index length,
                            double scale, double* out, index out_stride) {
     for (index a = 0; a < n_left; a += 4) {
       const index rows = n_left - a < 4 ? n_left - a : 4;
       for (index b = 0; b < n_right; b += 4) {
         const index columns = n_right - b < 4 ? n_right - b : 4;
         double* target = out + a * out_stride + b;
-        const double* base = right + b * right_stride;
+        const S* base = right + b * right_stride;
         switch (rows) {
           case 1: products_by_columns<1>(left + a, base, right_stride, columns, length, scale, target, out_stride); break;
           case 2: products_by_columns<2>(left + a, base, right_stride, columns, length, scale, target, out_stride); break;
@@ -140,40 +154,67 @@ struct Passes {
     }
   }
 
+  // The same for all pairs of many rows and long ones: out (n_left, n_right) += scale * left right', a panel of columns at a time.
+  template <typename T, typename S>
+  static void add_all_products(const T* const* left, index n_left, const S* right, index right_stride, index n_right, index length,
+                               double scale, double* out) {
+    constexpr index panel = 1024;  // columns of `right` that stay in the first-level cache
+    constexpr index block = 16;    // rows of a part
+    over_parts((n_left + block - 1) / block, n_left * n_right * length, [=](index part) {
+      const index last = (part + 1) * block < n_left ? (part + 1) * block : n_left;
+      for (index j = 0; j < length; j += panel) {
+        const index width = length - j < panel ? length - j : panel;
+        for (index a = part * block; a < last; a += 4) {
+          const T* rows[4];
+          const index count = last - a < 4 ? last - a : 4;
+          for (index b = 0; b < count; ++b) rows[b] = left[a + b] + j;
+          add_products(rows, count, right + j, right_stride, n_right, width, scale, out + a * n_right, n_right);
+        }
+      }
+    });
+  }
+
   // Lower triangle (in blocks of four) of out += scale * rows rows', for `n` rows of the given length.
   static void add_rank_update(const double* rows, index n, index stride, index length, double scale, double* out, index out_stride) {
-    for (index a = 0; a < n; a += 4) {
+    const index blocks = (n + 3) / 4;
+    over_parts(blocks, n * n / 2 * length, [=](index part) {
+      const index a = 4 * (blocks - 1 - part);  // the longest rows first
       const double* left[4];
       const index height = n - a < 4 ? n - a : 4;
       for (index i = 0; i < height; ++i) left[i] = rows + (a + i) * stride;
       add_products(left, height, rows, stride, a + height, length, scale, out + a * out_stride, out_stride);
-    }
+    });
   }
 
-  // out[l * out_stride + j] = sum_i coefficients[i * k + l] * rows[i][j]: the k x m matrix C'F, one read of the features.
-  template <typename T>
-  static void combine_rows(const T* const* rows, index n, const double* coefficients, index k, index m, double* out, index out_stride) {
-    constexpr index tile = column_tile_vectors * vector_lanes;
-    index j = 0;
-    for (; j + tile <= m; j += tile) {
-      for (index l = 0; l < k;) {
-        const index classes = k - l <= 5 ? k - l : (k - l == 6 ? 3 : (k - l < 10 ? 4 : 5));
-        double* target = out + l * out_stride + j;
-        switch (classes) {
-          case 1: combine_tile<1>(rows, n, coefficients + l, k, j, target, out_stride); break;
-          case 2: combine_tile<2>(rows, n, coefficients + l, k, j, target, out_stride); break;
-          case 3: combine_tile<3>(rows, n, coefficients + l, k, j, target, out_stride); break;
-          case 4: combine_tile<4>(rows, n, coefficients + l, k, j, target, out_stride); break;
-          default: combine_tile<5>(rows, n, coefficients + l, k, j, target, out_stride);
+  // out[l * out_stride + j] = sum_i coefficients[i * k + l] * rows[i][j]: the k x m matrix C'F, one read of the features; in the
+  // precision of `out`.
+  template <typename T, typename S>
+  static void combine_rows(const T* const* rows, index n, const double* coefficients, index k, index m, S* out, index out_stride) {
+    constexpr index tile = column_tile_vectors * Native<S>::lanes;
+    constexpr index tiles = 8;  // of a part
+    const index whole = m / tile;
+    over_parts((whole + tiles - 1) / tiles, n * k * m, [=](index part) {
+      const index last = (part + 1) * tiles < whole ? (part + 1) * tiles : whole;
+      for (index j = part * tiles * tile; j < last * tile; j += tile) {
+        for (index l = 0; l < k;) {
+          const index classes = k - l <= 5 ? k - l : (k - l == 6 ? 3 : (k - l < 10 ? 4 : 5));
+          S* target = out + l * out_stride + j;
+          switch (classes) {
+            case 1: combine_tile<1>(rows, n, coefficients + l, k, j, target, out_stride); break;
+            case 2: combine_tile<2>(rows, n, coefficients + l, k, j, target, out_stride); break;
+            case 3: combine_tile<3>(rows, n, coefficients + l, k, j, target, out_stride); break;
+            case 4: combine_tile<4>(rows, n, coefficients + l, k, j, target, out_stride); break;
+            default: combine_tile<5>(rows, n, coefficients + l, k, j, target, out_stride);
+          }
+          l += classes;
         }
-        l += classes;
       }
-    }
-    for (; j < m; ++j) {
+    });
+    for (index j = whole * tile; j < m; ++j) {
       for (index l = 0; l < k; ++l) {
         double total = 0;
         for (index i = 0; i < n; ++i) total += coefficients[i * k + l] * static_cast<double>(rows[i][j]);
-        out[l * out_stride + j] = total;
+        out[l * out_stride + j] = static_cast<S>(total);
       }
     }
   }
@@ -278,8 +319,8 @@ struct Passes {
     }
   }
 
-  template <int Rows, typename T>
-  static SPARSESVM_INLINE void products_by_columns(const T* const* left, const double* right, index right_stride, index columns,
+  template <int Rows, typename T, typename S>
+  static SPARSESVM_INLINE void products_by_columns(const T* const* left, const S* right, index right_stride, index columns,
                                                    index length, double scale, double* out, index out_stride) {
     switch (columns) {
       case 1: products_block<Rows, 1>(left, right, right_stride, length, scale, out, out_stride); break;
@@ -289,50 +330,50 @@ struct Passes {
     }
   }
 
-  template <int Rows, int Columns, typename T>
-  static SPARSESVM_INLINE void products_block(const T* const* left, const double* right, index right_stride, index length,
-                                              double scale, double* out, index out_stride) {
-    Vec acc[Rows][4] = {};  // columns that are not there stay zero
+  template <int Rows, int Columns, typename T, typename S>
+  static SPARSESVM_INLINE void products_block(const T* const* left, const S* right, index right_stride, index length, double scale,
+                                              double* out, index out_stride) {
+    using N = Native<S>;
+    typename N::vector acc[Rows][4] = {};  // columns that are not there stay zero
     index j = 0;
-    for (; j + vector_lanes <= length; j += vector_lanes) {
-      Vec columns[Columns];
-      for (int b = 0; b < Columns; ++b) columns[b] = load(right + b * right_stride + j);
+    for (; j + N::lanes <= length; j += N::lanes) {
+      typename N::vector columns[Columns];
+      for (int b = 0; b < Columns; ++b) columns[b] = N::read(right + b * right_stride + j);
       for (int a = 0; a < Rows; ++a) {
-        const Vec row = load(left[a] + j);
+        const auto row = N::read(left[a] + j);
         for (int b = 0; b < Columns; ++b) acc[a][b] += row * columns[b];
       }
     }
     if (j < length) {
       const index rest = length - j;
-      Vec columns[Columns];
-      for (int b = 0; b < Columns; ++b) columns[b] = load_first(right + b * right_stride + j, rest);
+      typename N::vector columns[Columns];
+      for (int b = 0; b < Columns; ++b) columns[b] = N::read_first(right + b * right_stride + j, rest);
       for (int a = 0; a < Rows; ++a) {
-        const Vec row = load_first(left[a] + j, rest);
+        const auto row = N::read_first(left[a] + j, rest);
         for (int b = 0; b < Columns; ++b) acc[a][b] += row * columns[b];
       }
     }
     for (int a = 0; a < Rows; ++a) {
-      const FourSums total = sum_four(acc[a][0], acc[a][1], acc[a][2], acc[a][3]);
+      const FourSums total = N::four_totals(acc[a][0], acc[a][1], acc[a][2], acc[a][3]);
       for (int b = 0; b < Columns; ++b) out[a * out_stride + b] += scale * total[b];
     }
   }
 
-  template <int Classes, typename T>
-  static SPARSESVM_INLINE void combine_tile(const T* const* rows, index n, const double* coefficients, index k, index j, double* out,
+  template <int Classes, typename T, typename S>
+  static SPARSESVM_INLINE void combine_tile(const T* const* rows, index n, const double* coefficients, index k, index j, S* out,
                                             index out_stride) {
-    Vec acc[Classes][column_tile_vectors];
-    for (int l = 0; l < Classes; ++l)
-      for (int u = 0; u < column_tile_vectors; ++u) acc[l][u] = Vec{};
+    using N = Native<S>;
+    typename N::vector acc[Classes][column_tile_vectors] = {};
     for (index i = 0; i < n; ++i) {
-      Vec features[column_tile_vectors];
-      for (int u = 0; u < column_tile_vectors; ++u) features[u] = load(rows[i] + j + u * vector_lanes);
+      typename N::vector features[column_tile_vectors];
+      for (int u = 0; u < column_tile_vectors; ++u) features[u] = N::read(rows[i] + j + u * N::lanes);
       for (int l = 0; l < Classes; ++l) {
-        const double c = coefficients[i * k + l];
+        const S c = static_cast<S>(coefficients[i * k + l]);
         for (int u = 0; u < column_tile_vectors; ++u) acc[l][u] += c * features[u];
       }
     }
     for (int l = 0; l < Classes; ++l)
-      for (int u = 0; u < column_tile_vectors; ++u) store(out + l * out_stride + u * vector_lanes, acc[l][u]);
+      for (int u = 0; u < column_tile_vectors; ++u) N::write(out + l * out_stride + u * N::lanes, acc[l][u]);
   }
 };
 
