@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <limits>
 
 #include "cpu/driver.h"
 
@@ -64,6 +65,22 @@ struct Problem {
     n_tasks, n_samples, n_features, n_way, group_size, features, task_stride, row_stride, labels, sample_weight, lambda1,    \
         lambda2, dual_reg                                                                                                    \
   }
+
+// Whether all values are what the solver takes. The caller, who has the names, explains where they are not.
+bool acceptable(index n_tasks, index n_samples, index n_way, address labels, address sample_weight, address lambda1, address lambda2) {
+  constexpr double largest = std::numeric_limits<double>::max();
+  bool fine = true;
+  for (index i = 0; i < n_tasks * n_samples; ++i) {
+    const std::int64_t label = at<const std::int64_t>(labels)[i];
+    const double weight = at<const double>(sample_weight)[i];
+    fine = fine && label >= 0 && label < n_way && weight >= 0 && weight <= largest;
+  }
+  for (index task = 0; task < n_tasks; ++task) {
+    const double group = at<const double>(lambda1)[task], square = at<const double>(lambda2)[task];
+    fine = fine && group >= 0 && group <= largest && square > 0 && square <= largest;
+  }
+  return fine;
+}
 
 template <typename T>
 void solve_typed(const Problem& problem, double tol, index max_iter, address init_dual, address weights, address dual, address gap,
@@ -144,6 +161,7 @@ py::dict backends() {
 
 PYBIND11_MODULE(_core, module) {
   using release = py::call_guard<py::gil_scoped_release>;
+  module.def("acceptable", &acceptable);
   module.def("solve", &solve, release());
   module.def("vjp", &vjp, release());
   module.def("jvp", &jvp, release());

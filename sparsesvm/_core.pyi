@@ -2,6 +2,9 @@
 
 from typing import Any
 
+def acceptable(
+    n_tasks: int, n_samples: int, n_way: int, labels: int, sample_weight: int, lambda1: int, lambda2: int, /
+) -> bool: ...
 def solve(
     is_double: bool,
     n_tasks: int,

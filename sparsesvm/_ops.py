@@ -37,22 +37,24 @@ def solve(
     on_failure: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Check the values, solve, report failures. Returns the fields of `Solution`."""
-    _checks.check_label_range(labels, n_way)
-    _checks.check_penalty_range("sample_weight", sample_weight)
-    _checks.check_penalty_range("lambda1", lambda1)
-    _checks.check_penalty_range("lambda2", lambda2, positive=True)
+    inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
+    addresses = _addresses(*inputs)
+    sizes = _sizes(features, n_way, group_size)
+    if not _core.acceptable(sizes[1], sizes[2], n_way, *addresses[3:]):
+        _checks.check_label_range(labels, n_way)
+        _checks.check_penalty_range("sample_weight", sample_weight)
+        _checks.check_penalty_range("lambda1", lambda1)
+        _checks.check_penalty_range("lambda2", lambda2, positive=True)
     if init_dual is not None:
         _checks.check_finite("init_dual", init_dual)
+        init_dual = init_dual.contiguous()
     outputs = _solve_outputs(features, n_way, group_size)
     weights, dual, gap, objective, n_iter, status, active = outputs
-    inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
-    init_dual = None if init_dual is None else init_dual.contiguous()
     n_threads = torch.get_num_threads()
-    sizes = _sizes(features, n_way, group_size)
     workspace = _workspace(_core.solve_workspace(*sizes, n_threads))
     _core.solve(
         *sizes,
-        *_addresses(*inputs),
+        *addresses,
         dual_reg,
         tol,
         max_iter,
