@@ -11,13 +11,13 @@ class ConjugateFace : FaceSteps<Hessian> {
  public:
   using FaceSteps<Hessian>::FaceSteps;
 
-  // Takes one step towards the minimiser on the face of the entries now positive; many entries may vanish. False when there is
-  // nothing to gain.
+  // Takes one step towards the minimiser on the face of the entries now positive; many entries may vanish. Returns the
+  // share of the step that was possible, zero where there is nothing to gain.
   // The step is exact up to `accuracy`, of the residual.
-  bool minimise(double accuracy = 1e-5) {
+  double minimise(double accuracy = 1e-5) {
     solve(accuracy * accuracy);
     const double slope = product(q_, s_.step);
-    if (!(slope < 0)) return false;
+    if (!(slope < 0)) return 0;
     index blocking = -1;
     const double length = longest_step(1.0, blocking);
     if (blocking >= 0) {
@@ -25,7 +25,7 @@ class ConjugateFace : FaceSteps<Hessian> {
       for (double share = 1; share > length && share > shortest; share *= 0.5) {
         for (index a = 0; a < c_.count(); ++a) s_.step[a] = share * s_.conjugate[a];
         const double at_boundary = -slope * length * (1 - 0.5 * length), enough = -0.1 * slope * share;
-        if (accept_projection(enough > at_boundary ? enough : at_boundary)) return true;
+        if (accept_projection(enough > at_boundary ? enough : at_boundary)) return share;
       }
       for (index a = 0; a < c_.count(); ++a) s_.step[a] = s_.conjugate[a];
     }
@@ -35,7 +35,7 @@ class ConjugateFace : FaceSteps<Hessian> {
       x_[a] = moved > 0 && a != blocking ? moved : 0.0;
       q_[a] += length * s_.image[a];
     }
-    return length > 0;
+    return length;
   }
 
  private:

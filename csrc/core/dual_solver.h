@@ -119,12 +119,11 @@ class DualSolver {
   // Outer iterations from state_.dual until the certificate, counted on from `iterations` up to max_iter.
   Status iterate(double target, index max_iter, index& iterations) {
     newton_.has_gram = false;
-    sweeping_ = task_.lambda1 > 0 && !warm_;
+    sweeping_ = !by_gram() && !warm_;
     swept_groups_ = -1;
     first_order_.lipschitz = 0;
     // With lambda1 = 0 the first step needs no more than the Gram matrix.
-    const bool has_gram = task_.lambda1 == 0 && task_.n <= max_model_size;
-    const bool stepped = has_gram && iterations < max_iter && NewtonStep<Passes, T>(task_, state_, newton_).step(target);
+    const bool stepped = by_gram() && iterations < max_iter && NewtonStep<Passes, T>(task_, state_, newton_).step(target);
     if (stepped) {
       ++iterations;
     } else {
@@ -164,6 +163,9 @@ class DualSolver {
     }
   }
 
+  // With lambda1 = 0 the Gram matrix says all, where it is not too large.
+  bool by_gram() const { return task_.lambda1 == 0 && task_.n <= max_model_size; }
+
   // One outer iteration; leaves the state evaluated.
   void advance(double target, bool prefer_first_order) {
     NewtonStep<Passes, T> newton(task_, state_, newton_);
@@ -173,25 +175,13 @@ class DualSolver {
     } else if (sweeping_ = false; !prefer_first_order && newton.step(target)) {
       const double before = state_.gap;
       state_.certify(task_);
-      if (state_.gap > 0.1 * before) find_face();
+      // Close to the solution Newton steps need no help.
+      if (state_.gap > 0.1 * before && !by_gram()) descend(sweeps_between_steps());
     } else {
-      descend_first_order(50);
+      FirstOrder<Passes, T>(task_, state_, first_order_).run(50);
+      state_.evaluate(task_, state_.dual);
     }
     if (average_absent_classes()) state_.evaluate(task_, state_.dual);
-  }
-
-  // Between Newton steps, which close to the solution need no such help.
-  void find_face() {
-    if (task_.lambda1 > 0) {
-      descend(sweeps_between_steps());
-    } else if (task_.n > max_model_size) {
-      descend_first_order(10);
-    }
-  }
-
-  void descend_first_order(index iterations) {
-    FirstOrder<Passes, T>(task_, state_, first_order_).run(iterations);
-    state_.evaluate(task_, state_.dual);
   }
 
   // Classes without samples are interchangeable, so averaging their dual entries keeps the dual feasible and, by convexity, lowers

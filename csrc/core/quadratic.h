@@ -25,7 +25,7 @@ class QuadraticModel {
     for (index round = 0; round < rounds && value > target; ++round) {
       value = sweep_while_useful(value, target);
       if (value <= target) break;
-      if (Hessian::factor_pays(c_, face_size()) ? face_.minimise(target) : conjugate_face_.minimise()) value = gap();
+      if (Hessian::factor_pays(c_, face_size()) ? face_.minimise(target) : conjugate_face_.minimise() > 0) value = gap();
     }
     return value;
   }

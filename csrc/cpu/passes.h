@@ -226,7 +226,7 @@ struct Passes {
   //   straight         += sum_j factor_j f_j^2
   //   safe             += sum_j f_j^2 over the columns with norm_j + reach |f_j| > lambda1
   // The number of classes is a template argument where it is small, so that the accumulators stay in registers; Classes = 0 reads k.
-  // Columns are padded with zeros to whole vectors, which change nothing as lambda1 > 0.
+  // Columns are padded with zeros to whole vectors, which change nothing.
   template <int Classes, typename S>
   static void read_columns(const S* previous, const S* change, const S* f, S* v, index stride, index width, S lambda1, S reach,
                            bool use_block, index k, double* scores, double* block, double& straight, double& safe) {
@@ -242,7 +242,7 @@ struct Passes {
       for (index j = 0; j < count; ++j) {
         const S square = bend[j], norm = root(square), length = features[j] * features[j];
         const bool on = norm > lambda1;
-        const S clipped = lambda1 / (on ? norm : lambda1);  // t = lambda1 / norm, or one
+        const S clipped = on ? lambda1 / norm : S(1);  // t
         factor[j] = (1 - clipped) * features[j];
         bend[j] = on ? clipped * length / square : S(0);
         straight_sum += (1 - clipped) * length;

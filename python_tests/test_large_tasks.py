@@ -1,0 +1,89 @@
+"""Tasks with more dual entries than the solver holds matrices for, and several threads inside one task."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sparsesvm
+from benchmarks.problems import episode
+
+
+def task(rng, n_way, n_samples, n_features):
+    features, labels = episode(rng, n_way, n_samples, n_features)
+    return torch.from_numpy(features), torch.from_numpy(labels)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.7])
+@pytest.mark.parametrize(("dual_reg", "group_size"), [(0.0, 1), (0.1, 1), (0.0, 3)])
+def test_thousands_of_dual_entries(rng, ratio, dual_reg, group_size):
+    features, labels = task(rng, 40, 80, 900)
+    lambda1 = ratio * sparsesvm.lambda1_max(features, labels, group_size=group_size)
+    options = {"lambda1": lambda1, "lambda2": 0.1, "dual_reg": dual_reg, "group_size": group_size}
+    found = sparsesvm.solve(features, labels, **options, tol=1e-9, max_iter=60, on_failure="raise")
+    assert 0 < found.active.double().mean() < 1
+    assert sparsesvm.duality_gap(features, labels, dual=found.dual, **options) <= 1.01e-9 * len(labels)
+
+
+def test_thousands_of_samples_without_group_penalty(rng):
+    """More than the Gram matrix is held for."""
+    features, labels = task(rng, 3, 2100, 200)
+    found = sparsesvm.solve(features, labels, lambda1=0.0, lambda2=1.0, tol=1e-6, on_failure="raise")
+    assert sparsesvm.duality_gap(features, labels, dual=found.dual, lambda1=0.0, lambda2=1.0) <= 1.01e-6 * len(labels)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.7])
+def test_the_gradient_of_a_large_face(rng, ratio):
+    """Found without a matrix: against a difference quotient along a random direction."""
+    features, labels = task(rng, 30, 90, 60)
+    lambda1 = ratio * sparsesvm.lambda1_max(features, labels)
+
+    def weights(x):
+        return sparsesvm.solve(x, labels, lambda1=lambda1, lambda2=0.3, tol=1e-12, on_failure="raise").weights
+
+    cotangent = torch.from_numpy(rng.normal(size=(30, 60)))
+    direction = torch.from_numpy(rng.normal(size=(90, 60)))
+    x = features.clone().requires_grad_()
+    found = sparsesvm.solve(x, labels, lambda1=lambda1, lambda2=0.3, tol=1e-12, on_failure="raise")
+    assert (found.dual > 0).sum() - 90 > 400
+    (gradient,) = torch.autograd.grad((found.weights * cotangent).sum(), x)
+    step = 1e-6
+    change = (weights(features + step * direction) - weights(features - step * direction)) / (2 * step)
+    assert float((gradient * direction).sum()) == pytest.approx(float((change * cotangent).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+def test_the_gradient_of_a_large_singular_face(rng, ratio):
+    """Two copies of every row count as one of weight two."""
+    features, labels = task(rng, 20, 40, 30)
+    lambda1 = ratio * sparsesvm.lambda1_max(features, labels, sample_weight=2 * torch.ones(40))
+    cotangent = torch.from_numpy(rng.normal(size=(20, 30)))
+    once, twice = features.clone().requires_grad_(), features.repeat(2, 1).requires_grad_()
+    options = {"lambda1": lambda1, "lambda2": 0.3, "tol": 1e-12, "on_failure": "raise"}
+    weights = sparsesvm.solve(once, labels, sample_weight=2 * torch.ones(40), **options).weights
+    (expected,) = torch.autograd.grad((weights * cotangent).sum(), once)
+    weights = sparsesvm.solve(twice, labels.repeat(2), **options).weights
+    (gradient,) = torch.autograd.grad((weights * cotangent).sum(), twice)
+    torch.testing.assert_close(gradient[:40] + gradient[40:], expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_a_cotangent_without_effect(rng):
+    """The rows of the weights sum to zero, so that their sum has no gradient but rounding; it must not take for ever."""
+    features, labels = task(rng, 30, 90, 60)
+    found = sparsesvm.solve(features.requires_grad_(), labels, lambda1=0.1, lambda2=0.3, tol=1e-10, on_failure="raise")
+    (gradient,) = torch.autograd.grad(found.weights.sum(), features)
+    assert gradient.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+def test_threads_inside_a_task_do_not_change_it(rng, four_threads, ratio):
+    features, labels = task(rng, 5, 60, 16000)
+    results = []
+    for n_threads in (1, 4):
+        torch.set_num_threads(n_threads)
+        x = features.clone().requires_grad_()
+        found = sparsesvm.solve(x, labels, lambda1_ratio=ratio, lambda2=0.1, on_failure="raise")
+        (gradient,) = torch.autograd.grad(found.weights.square().sum(), x)
+        results.append((found.weights, found.dual, gradient))
+    for one, four in zip(*results, strict=True):
+        assert torch.equal(one, four)
