@@ -275,9 +275,10 @@ def check_supports(supports: Tensor | Iterable[Iterable[int]], n_factors: int | 
 def noisy_targets(factors: Tensor, weights: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     """Targets W z + noise: (..., n_samples, n_outputs) from factors (..., n_samples, n_factors) and weights (..., n_outputs,
     n_factors). `noise` is the ratio of the norms of noise and signal, in each task and output; 0.1 is one percent of energy."""
-    signal = factors @ weights.mT
+    signal: Tensor = factors @ weights.mT
     raw = torch.randn(signal.shape, generator=generator, dtype=signal.dtype)
-    return signal + noise * raw * (signal.norm(dim=-2, keepdim=True) / raw.norm(dim=-2, keepdim=True))
+    scale: Tensor = signal.norm(dim=-2, keepdim=True) / raw.norm(dim=-2, keepdim=True)
+    return signal + noise * scale * raw
 
 
 def _subsets(size: int) -> Tensor:
@@ -285,7 +286,8 @@ def _subsets(size: int) -> Tensor:
     if 1 << size > _MOST_SUPPORTS:
         raise ValueError(f"n_factors must be at most 20 to list all supports; got {size}")
     numbers: Tensor = torch.arange(1, 1 << size).unsqueeze(1)
-    return ((numbers >> torch.arange(size)) & 1).bool()
+    bits: Tensor = (numbers >> torch.arange(size)) & 1
+    return bits.bool()
 
 
 def _codes(supports: Tensor) -> list[int]:
