@@ -1,4 +1,4 @@
-"""Laws of factors: uniform, or with probability proportional to a Gaussian density, on the same box or grid.
+"""Laws of factors: uniform on a box, Gaussian, or on the box with probability proportional to a Gaussian density.
 
 Factors are standardised: under the uniform law each has mean zero and variance one, hence lies in [-sqrt(3), sqrt(3)].
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsesvm import _checks
 
-__all__ = ["HALF_WIDTH", "BoxGaussian", "LatentLaw", "UniformBox", "correlation_matrix", "grid_probabilities"]
+__all__ = ["HALF_WIDTH", "BoxGaussian", "Gaussian", "LatentLaw", "UniformBox", "correlation_matrix", "grid_probabilities"]
 
 HALF_WIDTH = 3**0.5
 """Half the width of the box."""
@@ -42,11 +42,30 @@ class UniformBox(LatentLaw):
 
 
 @dataclass(frozen=True)
-class BoxGaussian(LatentLaw):
-    """Density on the box proportional to that of N(0, Sigma): a Gaussian restricted to the box.
+class Gaussian(LatentLaw):
+    """N(0, Sigma), not confined to the box. Sigma has ones on the diagonal and `rho` everywhere else (structure "equal") or
+    rho^|i-j| ("chain"). At rho = 0 no independent component analysis can find the factors."""
 
-    Sigma has ones on the diagonal and `rho` everywhere else (structure "equal") or rho^|i-j| ("chain"). The restriction lowers
-    variances and correlations: at rho = 0 the standard deviation is 0.79.
+    n_factors: int
+    rho: float = 0.0
+    structure: str = "equal"
+
+    def __post_init__(self) -> None:
+        correlation_matrix(self.n_factors, self.rho, self.structure)
+
+    def draw(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        """As in `LatentLaw`."""
+        factor = torch.linalg.cholesky(correlation_matrix(self.n_factors, self.rho, self.structure)).float()
+        white = torch.randn(n_samples, self.n_factors, generator=generator)
+        factors: Tensor = white @ factor.mT
+        return factors
+
+
+@dataclass(frozen=True)
+class BoxGaussian(LatentLaw):
+    """Density on the box proportional to that of N(0, Sigma): the `Gaussian` restricted to the box.
+
+    The restriction lowers variances and correlations: at rho = 0 the standard deviation is 0.79.
     """
 
     n_factors: int
@@ -58,16 +77,16 @@ class BoxGaussian(LatentLaw):
 
     def draw(self, n_samples: int, generator: torch.Generator) -> Tensor:
         """As in `LatentLaw`; by rejection."""
-        factor = torch.linalg.cholesky(correlation_matrix(self.n_factors, self.rho, self.structure))
+        law = Gaussian(self.n_factors, self.rho, self.structure)
         kept: list[Tensor] = []
         while sum(map(len, kept)) < n_samples:
-            proposed = torch.randn(max(2 * n_samples, 64), self.n_factors, generator=generator) @ factor.mT.float()
+            proposed = law.draw(max(2 * n_samples, 64), generator)
             kept.append(proposed[proposed.abs().amax(1) <= HALF_WIDTH])
         return torch.cat(kept)[:n_samples]
 
 
 def correlation_matrix(n_factors: int, rho: float, structure: str = "equal") -> Tensor:
-    """Sigma of `BoxGaussian`, (n_factors, n_factors) float64.
+    """Sigma of `Gaussian`, (n_factors, n_factors) float64.
 
     Raises:
         ValueError: for rho outside [0, 1), or an unknown structure.
@@ -90,7 +109,7 @@ def grid_probabilities(factors: Tensor, rho: float, structure: str = "equal") ->
 
     Args:
         factors: (n_samples, n_factors), standardised.
-        rho, structure: as in `BoxGaussian`.
+        rho, structure: as in `Gaussian`.
     """
     precision = torch.linalg.inv(correlation_matrix(factors.shape[1], rho, structure))
     values = factors.double()
