@@ -95,6 +95,21 @@ def test_thousands_of_problems_are_solved_to_a_gap_of_1e_8(generator, n_samples,
     assert (found.gap >= 0).all()
 
 
+@pytest.mark.parametrize(("n_samples", "n_features"), [(6, 6), (50, 6), (30, 60)])
+@pytest.mark.parametrize("decay", [1e-2, 1e-6])
+def test_nearly_collinear_features_converge(generator, n_samples, n_features, decay):
+    """Singular values that fall geometrically to `decay`."""
+    rank = min(n_samples, n_features)
+    values = torch.logspace(0, math.log10(decay), rank, dtype=torch.float64)
+    left = torch.linalg.qr(torch.randn(50, n_samples, rank, generator=generator, dtype=torch.float64))[0]
+    right = torch.linalg.qr(torch.randn(50, n_features, rank, generator=generator, dtype=torch.float64))[0]
+    features = (left * values) @ right.mT
+    targets = features @ torch.randn(50, n_features, 1, generator=generator, dtype=torch.float64)
+    for ratio in (0.003, 0.1):
+        for dtype in (torch.float64, torch.float32):
+            sparse_regression(features.to(dtype), targets.to(dtype), lambda_ratio=ratio, on_failure="raise")
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000),

@@ -86,6 +86,7 @@ class RegressionSolver {
   static constexpr index max_idle = 10;       // certificates without progress before rounding is blamed
   static constexpr index sweeps_per_step = 5;
   static constexpr index max_steps = 50;
+  static constexpr index max_cuts = 8;         // Newton steps in a row
   static constexpr index small_problem = 32;  // features that are all worked on at once
 
   // More variables in use than this are left to coordinate descent alone.
@@ -203,7 +204,8 @@ class RegressionSolver {
         if (!sweep_once(count)) break;
       }
       collect_active();
-      newton_step();
+      // A step that a vanishing weight cut short is followed by one without it, before a sweep can bring it back.
+      for (index left = task_.q == 1 ? max_cuts : 1; left > 0 && !newton_step(); --left) collect_active();
       if (certificate(working_, count) <= tolerance) return;
     }
   }
@@ -237,12 +239,13 @@ class RegressionSolver {
 
   // Solves the optimality conditions of the features in use. A feature whose weights would turn round is set to zero if that lowers
   // the objective; else the step ends where the first one vanishes (up to there a single output's objective falls for certain).
-  void newton_step() {
+  // Whether the whole step was taken.
+  bool newton_step() {
     const index q = task_.q, size = n_active_ * q;
-    if (size == 0 || size > system_.limit()) return;
+    if (size == 0 || size > system_.limit()) return true;
     system_.factor(task_, active_, n_active_);
     while (system_.dropped() >= 0 && slide(system_.dropped())) system_.factor(task_, active_, n_active_);
-    if (n_active_ == 0) return;
+    if (n_active_ == 0) return true;
     for (index a = 0; a < n_active_; ++a) {
       const double norm = task_.norm(active_[a]);
       for (index o = 0; o < q; ++o) {
@@ -265,12 +268,13 @@ class RegressionSolver {
       }
       if (task_.lambda1 > 0 && along < 0 && square + first * along <= 0) first = -square / along;
     }
-    if (take_step(1.0) <= now) return;
+    if (take_step(1.0) <= now) return true;
     double share = q == 1 && first < 1 ? first : 0.5;
     for (index halving = 0; halving < 10; ++halving, share *= 0.5) {
-      if (take_step(share) <= now) return;
+      if (take_step(share) <= now) return false;
     }
     take_step(0.0);
+    return true;
   }
 
   // A variable that depends on those before it: along the combination v with H v = 0 the fit does not change and the norms change
