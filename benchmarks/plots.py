@@ -64,6 +64,87 @@ def shares(rows: Sequence[Row], path: Path) -> None:
     _save(figure, path)
 
 
+def representation_figure(rows: Sequence[Row], summary: Sequence[Row], path: Path) -> None:
+    """For each kind of data: MCC and R of each learner against rho, and MCC of each seed against the Lasso's penalty."""
+    kinds = list(dict.fromkeys(row["data"] for row in rows))
+    figure, axes = _figure(3 * len(kinds), columns=3)
+    if figure is None:
+        return
+    for number, kind in enumerate(kinds):
+        for axis, name in zip(axes[3 * number :], ("mcc", "r"), strict=False):
+            for learner in dict.fromkeys(line["learner"] for line in summary):
+                lines = [line for line in summary if (line["data"], line["learner"]) == (kind, learner)]
+                if lines:
+                    rho, value, error = zip(*((line["rho"], line[name], line[f"{name}_error"]) for line in lines), strict=True)
+                    axis.errorbar(rho, value, error, fmt="o-", capsize=3, markersize=3, label=learner)
+            axis.set(title=kind, xlabel="rho", ylabel=name.upper())
+        axis = axes[3 * number + 2]
+        chosen = [row for row in rows if (row["data"], row["learner"]) == (kind, "inner Lasso")]
+        for shift, rho in enumerate(dict.fromkeys(row["rho"] for row in chosen)):
+            points = [(row["penalty"] * (1 + 0.06 * shift), row["mcc"]) for row in chosen if row["rho"] == rho]
+            axis.semilogx(*zip(*points, strict=True), "o", markersize=3, label=f"inner Lasso, each seed, rho {rho:g}")
+        axis.set(title=kind, xlabel="lambda_ratio in training", ylabel="MCC")
+        axis.legend(fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    _save(figure, path)
+
+
+def generalization_figure(summary: Sequence[Row], path: Path) -> None:
+    """One panel per share of useful factors: score against samples with standard errors of that panel; crosses are published."""
+    shares_found = list(dict.fromkeys(line["share"] for line in summary))
+    figure, axes = _figure(len(shares_found), columns=3)
+    if figure is None:
+        return
+    curves = list(dict.fromkeys((line["representation"], line["model"]) for line in summary))
+    for axis, share in zip(axes, shares_found, strict=True):
+        for number, (representation, model) in enumerate(curves):
+            lines = [
+                line for line in summary if (line["share"], line["representation"], line["model"]) == (share, *curves[number])
+            ]
+            samples, score, error = zip(*((line["samples"], line["score"], line["error"]) for line in lines), strict=True)
+            style = {"color": f"C{number}", "linestyle": "-" if representation == "disentangled" else "--"}
+            axis.errorbar(samples, score, error, fmt="o", capsize=3, markersize=3, label=f"{representation}, {model}", **style)
+            published = [line["published"] for line in lines]
+            if None not in published:
+                axis.plot(samples, published, "x", color=f"C{number}", markersize=5)
+        axis.set(title=f"{100 * share:.0f} % of the factors matter", xlabel="training samples", ylabel="test score")
+    _legend(figure, axes)
+    _save(figure, path)
+
+
+def violations_figure(summary: Sequence[Row], path: Path) -> None:
+    """MCC and R for each task law."""
+    figure, axes = _figure(1, columns=1)
+    if figure is None:
+        return
+    laws = [line["law"] for line in summary]
+    for shift, name, color in ((-0.2, "mcc", "C0"), (0.2, "r", "lightgray")):
+        position = [number + shift for number in range(len(summary))]
+        values, errors = [line[name] for line in summary], [line[f"{name}_error"] for line in summary]
+        axes[0].barh(position, values, 0.4, xerr=errors, label=name.upper(), color=color)
+    axes[0].set(yticks=range(len(laws)), yticklabels=laws, xlim=(0, 1.05))
+    axes[0].invert_yaxis()
+    axes[0].legend(loc="lower left")
+    _save(figure, path)
+
+
+def matching_figure(found: dict[str, Row], names: Sequence[str], line: Sequence[float], path: Path) -> None:
+    """For each model: the table of correlations, and each code's response to each factor moving alone."""
+    figure, axes = _figure(len(found) * (1 + len(names)), columns=1 + len(names))
+    if figure is None:
+        return
+    for number, (model, result) in enumerate(found.items()):
+        table, *panels = axes[number * (1 + len(names)) : (number + 1) * (1 + len(names))]
+        table.imshow(result["correlations"], vmin=0, vmax=1, cmap="gray_r")
+        table.set(yticks=range(len(names)), yticklabels=names, xlabel="code", title=f"{model}, MCC {result['mcc']:.2f}")
+        for panel, name, response in zip(panels, names, result["responses"], strict=True):
+            for code in range(len(names)):
+                panel.plot(line, [point[code] for point in response], color=f"C{code}", label=f"code {code}")
+            panel.set(title=f"{name} moves")
+    _legend(figure, axes)
+    _save(figure, path)
+
+
 def _figure(panels: int, *, columns: int) -> tuple[Any, Any]:
     if not panels:
         return None, None

@@ -41,13 +41,14 @@ def merge(old: Iterable[Row], new: Iterable[Row], key: Sequence[str]) -> list[Ro
     return list(merged.values())
 
 
-def write(path: Path, content: Row, markdown: str = "") -> None:
-    """Write `content` with the environment to `path`, and the Markdown, if any, beside it."""
+def write(path: Path, content: Row, markdown: str = "", *, quiet: bool = False) -> None:
+    """Write `content` with the environment to `path`, and the Markdown, if any, beside it; `quiet` says nothing about it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**content, **environment()}, indent=1) + "\n")
     if markdown:
         path.with_suffix(".md").write_text(f"{markdown}\n\n{_footnote()}\n")
-    print(f"written: {path}")
+    if not quiet:
+        print(f"written: {path}")
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "cpu/driver.h"
+#include "regression_bindings.h"
 
 namespace py = pybind11;
 
@@ -168,4 +169,5 @@ PYBIND11_MODULE(_core, module) {
   module.def("solve_workspace", &solve_workspace);
   module.def("diff_workspace", &diff_workspace);
   module.def("backends", &backends);
+  bind_regression(module);
 }

@@ -1,4 +1,4 @@
-"""The compiled solver. Addresses, sizes and strides in; callers own all memory. See csrc/core/problem.h for the layouts."""
+"""The compiled solver. Addresses, sizes and strides in; callers own all memory. See csrc/core/problem.h and regression.h for the layouts."""
 
 from typing import Any
 
@@ -94,5 +94,61 @@ def solve_workspace(
 ) -> int: ...
 def diff_workspace(
     is_double: bool, n_tasks: int, n_samples: int, n_features: int, n_way: int, group_size: int, n_threads: int, /
+) -> int: ...
+def solve_regression(
+    is_double: bool,
+    n_tasks: int,
+    n_samples: int,
+    n_features: int,
+    n_outputs: int,
+    features: int,
+    task_stride: int,
+    row_stride: int,
+    targets: int,
+    lambda1: int,
+    lambda2: int,
+    max_active: int,
+    tol: float,
+    max_iter: int,
+    weights: int,
+    gap: int,
+    objective: int,
+    n_iter: int,
+    status: int,
+    active: int,
+    workspace: int,
+    workspace_bytes: int,
+    n_threads: int,
+    /,
+) -> None: ...
+def regression_vjp(
+    is_double: bool,
+    n_tasks: int,
+    n_samples: int,
+    n_features: int,
+    n_outputs: int,
+    features: int,
+    task_stride: int,
+    row_stride: int,
+    targets: int,
+    lambda1: int,
+    lambda2: int,
+    max_active: int,
+    weights: int,
+    grad_weights: int,
+    grad_features: int,
+    grad_targets: int,
+    grad_lambda1: int,
+    grad_lambda2: int,
+    workspace: int,
+    workspace_bytes: int,
+    n_threads: int,
+    /,
+) -> None: ...
+def regression_solve_workspace(
+    is_double: bool, n_tasks: int, n_samples: int, n_features: int, n_outputs: int, n_threads: int, /
+) -> int: ...
+def regression_vjp_workspace(
+    is_double: bool, n_tasks: int, n_samples: int, n_features: int, n_outputs: int, max_active: int, n_threads: int, /
 ) -> int: ...
 def backends() -> dict[str, dict[str, Any]]: ...

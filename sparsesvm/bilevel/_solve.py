@@ -1,0 +1,252 @@
+"""The compiled sparse regression as torch operators and an autograd function; no maths.
+
+Shapes: features (..., n, m), targets (..., n, q), lambda1 and lambda2 (...,) float64, weights (..., q, m).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from sparsesvm import _checks, _core, _ops
+from sparsesvm._autograd import _are_plain, _OnceDifferentiable
+from sparsesvm.results import ConvergenceError, ConvergenceWarning, StatusCode
+
+
+def solve(
+    features: Tensor, targets: Tensor, lambda1: Tensor, lambda2: Tensor, tol: float, max_iter: int, on_failure: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Check the values, solve, report failures. Returns the fields of `RegressionSolution`."""
+    _checks.check_penalty_range("lambda1", lambda1)
+    _checks.check_penalty_range("lambda2", lambda2)
+    outputs = _solve_outputs(features, targets)
+    weights, gap, objective, n_iter, status, active = outputs
+    features, targets, lambda1, lambda2 = _readable(features, targets, lambda1, lambda2)
+    sizes = _sizes(features, targets)
+    n_threads = torch.get_num_threads()
+    workspace = _ops._workspace(_core.regression_solve_workspace(*sizes, n_threads))
+    _core.solve_regression(
+        *sizes,
+        *_addresses(features, targets, lambda1, lambda2),
+        features.shape[-1],
+        tol,
+        max_iter,
+        weights.data_ptr(),
+        gap.data_ptr(),
+        objective.data_ptr(),
+        n_iter.data_ptr(),
+        status.data_ptr(),
+        active.data_ptr(),
+        workspace.data_ptr(),
+        workspace.numel(),
+        n_threads,
+    )
+    _report(status, gap, on_failure)
+    return outputs
+
+
+def vjp(
+    features: Tensor,
+    targets: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    weights: Tensor,
+    status: Tensor,
+    active: Tensor,
+    grad_weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of features, targets, lambda1 and lambda2 for a cotangent of the weights."""
+    if status.numel() and int(status.max()) != StatusCode.CONVERGED:
+        warnings.warn(_INEXACT, ConvergenceWarning, stacklevel=2)
+    outputs = _vjp_outputs(features, targets)
+    grad_features, grad_targets, grad_lambda1, grad_lambda2 = outputs
+    features, targets, lambda1, lambda2 = _readable(features, targets, lambda1, lambda2)
+    weights, grad_weights = weights.contiguous(), grad_weights.contiguous()
+    sizes = _sizes(features, targets)
+    n_threads = torch.get_num_threads()
+    max_active = int(active.sum(-1).max()) if active.numel() else 0
+    workspace = _ops._workspace(_core.regression_vjp_workspace(*sizes, max_active, n_threads))
+    _core.regression_vjp(
+        *sizes,
+        *_addresses(features, targets, lambda1, lambda2),
+        max_active,
+        weights.data_ptr(),
+        grad_weights.data_ptr(),
+        grad_features.data_ptr(),
+        grad_targets.data_ptr(),
+        grad_lambda1.data_ptr(),
+        grad_lambda2.data_ptr(),
+        workspace.data_ptr(),
+        workspace.numel(),
+        n_threads,
+    )
+    return outputs
+
+
+solve_op = torch.library.custom_op("sparsesvm::solve_regression", solve, mutates_args=(), device_types="cpu")
+vjp_op = torch.library.custom_op("sparsesvm::regression_vjp", vjp, mutates_args=(), device_types="cpu")
+
+
+@solve_op.register_fake
+def _(
+    features: Tensor, targets: Tensor, lambda1: Tensor, lambda2: Tensor, tol: float, max_iter: int, on_failure: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _solve_outputs(features, targets)
+
+
+@vjp_op.register_fake
+def _(
+    features: Tensor,
+    targets: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    weights: Tensor,
+    status: Tensor,
+    active: Tensor,
+    grad_weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _vjp_outputs(features, targets)
+
+
+for _op in (solve_op, vjp_op):
+    _op.register_vmap(lambda info, in_dims, *args, _op=_op: _ops.map_tasks(_op, info, in_dims, args))
+
+
+def apply(
+    features: Tensor, targets: Tensor, lambda1: Tensor, lambda2: Tensor, tol: float, max_iter: int, on_failure: str
+) -> tuple[Tensor, ...]:
+    """The fields of `RegressionSolution`, recorded for the gradient where one is wanted."""
+    tensors = (features, targets, lambda1, lambda2)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        fields: tuple[Tensor, ...] = Solve.apply(*tensors, tol, max_iter, on_failure)  # type: ignore[no-untyped-call]
+        return fields
+    function = solve if _are_plain(*tensors) else solve_op
+    return function(*tensors, tol, max_iter, on_failure)
+
+
+class Solve(Function):
+    """The solution map."""
+
+    @staticmethod
+    def forward(
+        features: Tensor, targets: Tensor, lambda1: Tensor, lambda2: Tensor, tol: float, max_iter: int, on_failure: str
+    ) -> Any:
+        function = solve if _are_plain(features, targets, lambda1, lambda2) else solve_op
+        return function(features, targets, lambda1, lambda2, tol, max_iter, on_failure)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        weights, gap, objective, n_iter, status, active = output
+        ctx.save_for_backward(*inputs[:4], weights, status, active)
+        ctx.mark_non_differentiable(gap, objective, n_iter, status, active)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad_weights: Tensor | None, *_: None) -> Any:
+        if grad_weights is None:
+            return (None,) * 7
+        arguments = (*ctx.saved_tensors, grad_weights)
+        if torch.compiler.is_compiling():
+            function: Any = vjp_op
+        elif torch.is_grad_enabled() or not _are_plain(*arguments):
+            function = Vjp.apply
+        else:
+            function = vjp
+        gradients = (*function(*arguments), None, None, None)
+        return tuple(g if need else None for g, need in zip(gradients, ctx.needs_input_grad, strict=True))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        return _ops.map_tasks(Solve.apply, info, in_dims, args)
+
+
+class Vjp(_OnceDifferentiable):
+    """Its derivative, which cannot be differentiated again."""
+
+    @staticmethod
+    def forward(
+        features: Tensor,
+        targets: Tensor,
+        lambda1: Tensor,
+        lambda2: Tensor,
+        weights: Tensor,
+        status: Tensor,
+        active: Tensor,
+        grad_weights: Tensor,
+    ) -> Any:
+        return vjp_op(features, targets, lambda1, lambda2, weights, status, active, grad_weights)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        return _ops.map_tasks(Vjp.apply, info, in_dims, args)
+
+
+_INEXACT = "the gradient of a regression that did not converge is not exact; see status and gap of its RegressionSolution."
+_UNCONVERGED = "a regression did not converge: {}. Its status, gap and n_iter are in the RegressionSolution."
+
+
+def _report(status: Tensor, gap: Tensor, on_failure: str) -> None:
+    if status.numel() == 0 or int(status.max()) == StatusCode.CONVERGED:
+        return
+    non_finite = status == StatusCode.NON_FINITE
+    if non_finite.any():
+        raise ValueError(
+            f"features and targets must be finite; {_ops._first(non_finite)} holds NaN or infinity, or overflows. "
+            "torch.nan_to_num replaces such values; rescale what overflows."
+        )
+    if on_failure == "ignore":
+        return
+    failed = status != StatusCode.CONVERGED
+    sentence = StatusCode(int(status[failed][0])).sentence
+    if on_failure == "raise":
+        raise ConvergenceError(
+            f"{int(failed.sum())} of {status.numel()} regressions did not converge; {_ops._first(failed)} with gap "
+            f"{float(gap[failed][0]):.3g}: {sentence}"
+        )
+    warnings.warn(_UNCONVERGED.format(sentence), ConvergenceWarning, stacklevel=2)
+
+
+def _solve_outputs(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *tasks, _, n_features = features.shape
+    return (
+        features.new_empty((*tasks, targets.shape[-1], n_features)),
+        features.new_empty(tasks, dtype=torch.float64),
+        features.new_empty(tasks, dtype=torch.float64),
+        features.new_empty(tasks, dtype=torch.int64),
+        features.new_empty(tasks, dtype=torch.int8),
+        features.new_empty((*tasks, n_features), dtype=torch.bool),
+    )
+
+
+def _vjp_outputs(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tasks = features.shape[:-2]
+    return (
+        features.new_empty(features.shape),
+        features.new_empty(targets.shape),
+        features.new_empty(tasks, dtype=torch.float64),
+        features.new_empty(tasks, dtype=torch.float64),
+    )
+
+
+def _readable(features: Tensor, targets: Tensor, lambda1: Tensor, lambda2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same values where the solver can read them: features with one task dimension, in any order of tasks and samples."""
+    features = features.flatten(0, -3) if features.dim() > 2 else features.unsqueeze(0)
+    features = features if features.stride(-1) == 1 else features.contiguous()
+    return features, targets.contiguous(), lambda1.contiguous(), lambda2.contiguous()
+
+
+def _sizes(features: Tensor, targets: Tensor) -> tuple[bool, int, int, int, int]:
+    """Of features with one task dimension."""
+    n_tasks, n_samples, n_features = features.shape
+    assert n_tasks == math.prod(targets.shape[:-2])
+    return features.dtype == torch.float64, n_tasks, n_samples, n_features, targets.shape[-1]
+
+
+def _addresses(features: Tensor, targets: Tensor, lambda1: Tensor, lambda2: Tensor) -> tuple[int, int, int, int, int, int]:
+    strides = features.stride(0), features.stride(1)
+    return features.data_ptr(), *strides, targets.data_ptr(), lambda1.data_ptr(), lambda2.data_ptr()

@@ -1,0 +1,83 @@
+"""Encoders whose outputs are standardised task by task, as bi-level training wants them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sparsesvm import _checks
+
+__all__ = ["Encoder", "TaskBatchNorm", "conv_encoder", "mlp_encoder"]
+
+
+class TaskBatchNorm(nn.Module):
+    """Standardises features (n_tasks, n_samples, n_features): in training by each task's own mean and variance, in evaluation by
+    running averages of them. No scale, no shift: the inner penalty sees features of one size.
+
+    Args:
+        n_features: number of features.
+        momentum: weight of the newest batch in the running averages.
+    """
+
+    running_mean: Tensor
+    running_variance: Tensor
+
+    def __init__(self, n_features: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(n_features))
+        self.register_buffer("running_variance", torch.ones(n_features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See the class."""
+        if self.training:
+            variance, mean = torch.var_mean(features, -2, correction=0, keepdim=True)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.mean((0, 1)), self.momentum)
+                self.running_variance.lerp_(variance.mean((0, 1)), self.momentum)
+        else:
+            mean, variance = self.running_mean, self.running_variance
+        return (features - mean) * torch.rsqrt(variance + 1e-5)
+
+
+class Encoder(nn.Module):
+    """A network for single observations, then `TaskBatchNorm`: features (n_tasks, n_samples, n_features) of observations
+    (n_tasks, n_samples, ...)."""
+
+    def __init__(self, body: nn.Module, n_features: int) -> None:
+        super().__init__()
+        self.body = body
+        self.norm = TaskBatchNorm(n_features)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """See the class."""
+        features = self.body(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
+        standardised: Tensor = self.norm(features)
+        return standardised
+
+
+def mlp_encoder(n_inputs: int, n_features: int, width: int = 128) -> Encoder:
+    """Two hidden layers of the given width, for vectors."""
+    n_inputs = _checks.check_integer("n_inputs", n_inputs, minimum=1)
+    layers = (nn.Linear(n_inputs, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2))
+    return Encoder(nn.Sequential(*layers, nn.Linear(width, n_features)), n_features)
+
+
+def conv_encoder(resolution: int, n_features: int, channels: int = 3) -> Encoder:
+    """Four strided convolutions and two linear layers, for pictures whose side is a multiple of 16: the encoder of Lachapelle et
+    al. 2023 for 3D Shapes (there, resolution 64).
+
+    Raises:
+        ValueError: for another resolution.
+    """
+    if _checks.check_integer("resolution", resolution, minimum=16) % 16:
+        raise ValueError(f"resolution must be a multiple of 16; got {resolution}")
+    flat = 64 * (resolution // 16) ** 2
+    return Encoder(
+        nn.Sequential(
+            *(nn.Conv2d(channels, 32, 4, 2, 1), nn.ReLU(), nn.Conv2d(32, 32, 4, 2, 1), nn.ReLU()),
+            *(nn.Conv2d(32, 64, 2, 2), nn.ReLU(), nn.Conv2d(64, 64, 2, 2), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(flat, 256), nn.ReLU(), nn.Linear(256, n_features)),
+        ),
+        n_features,
+    )

@@ -1,0 +1,231 @@
+"""The inner problem of bi-level learning: batched sparse and ridge regression, differentiable in data and penalties."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsesvm import _checks
+from sparsesvm._backends import USABLE_DEVICES
+from sparsesvm.bilevel import _solve
+
+__all__ = ["RegressionSolution", "lambda_max", "ridge_regression", "sparse_regression"]
+
+
+class RegressionSolution(NamedTuple):
+    """The solved regressions; `...` are the task dimensions of the features.
+
+    Attributes:
+        weights: (..., n_features) for targets (..., n_samples), (..., n_outputs, n_features) for targets
+            (..., n_samples, n_outputs); exact zeros outside the active features. Differentiable with respect to features,
+            targets, lambda1 and lambda2.
+        gap: (...,) float64, the duality gap: an upper bound on the objective's distance from its minimum, absolute.
+        objective: (...,) float64, the objective at the weights.
+        n_iter: (...,) int64, working sets that were tried.
+        status: (...,) int8, a `sparsesvm.StatusCode`.
+        active: (..., n_features) bool, features with weights other than zero.
+    """
+
+    weights: Tensor
+    gap: Tensor
+    objective: Tensor
+    n_iter: Tensor
+    status: Tensor
+    active: Tensor
+
+
+def sparse_regression(
+    features: Tensor,
+    targets: Tensor,
+    *,
+    lambda1: float | Tensor | None = None,
+    lambda_ratio: float | Tensor | None = None,
+    lambda2: float | Tensor = 0.0,
+    tol: float = 1e-10,
+    max_iter: int = 100,
+    on_failure: str = "warn",
+) -> RegressionSolution:
+    """Lasso, elastic net or, with several outputs, group Lasso, one per task; exactly differentiable.
+
+    Minimises over W (n_outputs x n_features), for each task with features F and targets Y,
+        1 / (2 n_samples) ||Y - F W'||^2 + lambda1 sum_j ||W_:j|| + lambda2 / 2 ||W||^2.
+    A feature's weights for all outputs are zero together. There is no intercept: centre features and targets if one is wanted.
+
+    The loss is a *mean* over samples, as in scikit-learn: `Lasso(alpha)` is lambda1 = alpha; `ElasticNet(alpha, l1_ratio=r)`
+    and, for several outputs, `MultiTaskElasticNet` are lambda1 = alpha r, lambda2 = alpha (1 - r).
+
+    Args:
+        features: (..., n_samples, n_features), float32 or float64 (half precision is upcast); differentiable.
+        targets: (..., n_samples) or (..., n_samples, n_outputs), same dtype; differentiable.
+        lambda1: number or tensor (...,), >= 0; differentiable. Exactly one of lambda1 and lambda_ratio is given.
+        lambda_ratio: in [0, 1], stands for lambda1 = lambda_ratio * `lambda_max`; the gradient treats lambda_max as a
+            constant.
+        lambda2: number or tensor (...,), >= 0; differentiable. Positive where lambda1 is zero.
+        tol: relative; a task has converged when its gap <= tol * ||Y||^2 / (2 n_samples), the objective at W = 0. The
+            arithmetic is float64 also for float32 features.
+        max_iter: limit on the number of working sets of each task.
+        on_failure: "warn" (`ConvergenceWarning`), "raise" (`ConvergenceError`) or "ignore" when a task did not converge.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was required and what was given.
+        ConvergenceError: with on_failure="raise".
+        NotImplementedError: when the weights are differentiated twice.
+
+    Where active features are linearly dependent the weights are not unique: the gradient keeps the weight of a feature that
+    depends on earlier ones fixed. A feature exactly on its threshold counts as inactive.
+
+    Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem of the bi-level formulation. Formulas and
+    certificate: docs/bilevel.md.
+    """
+    features, targets, vector = _check_data(features, targets)
+    if (lambda1 is None) == (lambda_ratio is None):
+        got = "neither" if lambda1 is None else "both"
+        raise ValueError(f"exactly one of lambda1 and lambda_ratio is required; got {got}")
+    _checks.check_penalty("lambda2", lambda2, features)
+    tol, max_iter = _checks.check_number("tol", tol), _checks.check_integer("max_iter", max_iter, minimum=0)
+    _checks.check_on_failure(on_failure)
+    if lambda1 is not None:
+        _checks.check_penalty("lambda1", lambda1, features)
+        _check_some_penalty("lambda1", lambda1, lambda2)
+    else:
+        assert lambda_ratio is not None
+        _check_ratio(lambda_ratio, features)
+        _check_some_penalty("lambda_ratio", lambda_ratio, lambda2)
+        lambda1 = lambda_ratio * _largest_correlation(features.detach(), targets.detach())
+    penalties = _per_task(lambda1, features), _per_task(lambda2, features)
+    solution = RegressionSolution(*_solve.apply(features, targets, *penalties, tol, max_iter, on_failure))
+    return solution._replace(weights=solution.weights.squeeze(-2)) if vector else solution
+
+
+def lambda_max(features: Tensor, targets: Tensor) -> Tensor:
+    """The smallest lambda1 at which all weights are zero, max_j ||F_:j' Y|| / n_samples, for any lambda2: (...,).
+
+    Args:
+        features, targets: as in `sparse_regression`.
+
+    Raises:
+        TypeError, ValueError: as in `sparse_regression`.
+    """
+    features, targets, _ = _check_data(features, targets)
+    return _largest_correlation(features, targets).to(features.dtype)
+
+
+def ridge_regression(
+    features: Tensor, targets: Tensor, *, lambda2: float | Tensor | None = None, lambda_ratio: float | Tensor | None = None
+) -> Tensor:
+    """Ridge regression in closed form, one per task: weights shaped as in `RegressionSolution`.
+
+    Minimises 1 / (2 n_samples) ||Y - F W'||^2 + lambda2 / 2 ||W||^2; scikit-learn's `Ridge(alpha, fit_intercept=False)` has
+    alpha = n_samples * lambda2. Plain torch: differentiable any number of times.
+
+    Args:
+        features, targets: as in `sparse_regression`.
+        lambda2: number or tensor (...,), > 0. Exactly one of lambda2 and lambda_ratio is given.
+        lambda_ratio: > 0, stands for lambda2 = lambda_ratio * ||F||^2 / n_samples, the squared norm treated as a constant.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was required and what was given.
+    """
+    features, targets, vector = _check_data(features, targets)
+    if (lambda2 is None) == (lambda_ratio is None):
+        got = "neither" if lambda2 is None else "both"
+        raise ValueError(f"exactly one of lambda2 and lambda_ratio is required; got {got}")
+    n_samples, n_features = features.shape[-2:]
+    if lambda2 is not None:
+        _checks.check_penalty("lambda2", lambda2, features, positive=True)
+        if isinstance(lambda2, Tensor):
+            _checks.check_penalty_range("lambda2", lambda2, positive=True)
+    else:
+        assert lambda_ratio is not None
+        _checks.check_penalty("lambda_ratio", lambda_ratio, features, positive=True)
+        if isinstance(lambda_ratio, Tensor):
+            _checks.check_penalty_range("lambda_ratio", lambda_ratio, positive=True)
+        lambda2 = lambda_ratio * features.detach().square().sum((-2, -1)) / n_samples
+    ridge = lambda2 if not isinstance(lambda2, Tensor) else lambda2.to(features.dtype)[..., None, None]
+    smaller = min(n_samples, n_features)
+    identity = torch.eye(smaller, dtype=features.dtype, device=features.device)
+    with torch.autocast(features.device.type, enabled=False):
+        if n_features <= n_samples:
+            moments = features.mT @ features / n_samples + ridge * identity
+            weights: Tensor = torch.linalg.solve(moments, features.mT @ targets / n_samples).mT
+        else:
+            kernel = features @ features.mT / n_samples + ridge * identity
+            weights = (features.mT @ torch.linalg.solve(kernel, targets / n_samples)).mT
+    return weights.squeeze(-2) if vector else weights
+
+
+def _check_data(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Features and targets (..., n_samples, n_outputs) in at least single precision; whether the targets came as a vector."""
+    _checks.check_features(features)
+    _checks.check_device(features, USABLE_DEVICES)
+    if not isinstance(targets, Tensor):
+        raise TypeError(f"targets must be a torch.Tensor; got {type(targets).__name__}. Convert with torch.as_tensor.")
+    if targets.dtype != features.dtype:
+        raise TypeError(
+            f"targets must have the dtype of features, {features.dtype}; got {targets.dtype}. "
+            "Convert with targets.to(features.dtype)."
+        )
+    if targets.device != features.device:
+        raise TypeError(f"targets must be on the device of features, {features.device}; got {targets.device}")
+    samples = tuple(features.shape[:-1])
+    vector = tuple(targets.shape) == samples
+    if not vector and (tuple(targets.shape[:-1]) != samples or targets.shape[-1] == 0):
+        raise ValueError(
+            f"targets must have shape {samples} or {(*samples, 'n_outputs')} to match features {tuple(features.shape)}; "
+            f"got {tuple(targets.shape)}"
+        )
+    if vector:
+        targets = targets.unsqueeze(-1)
+    if features.element_size() < 4:
+        features, targets = features.float(), targets.float()
+    return features, targets, vector
+
+
+def _check_ratio(lambda_ratio: float | Tensor, features: Tensor) -> None:
+    _checks.check_penalty("lambda_ratio", lambda_ratio, features)
+    largest = _largest(lambda_ratio)
+    if largest is not None and largest > 1:
+        raise ValueError(f"lambda_ratio must lie in [0, 1]; got {largest}. An absolute penalty is passed as lambda1.")
+
+
+def _check_some_penalty(name: str, value: float | Tensor, lambda2: float | Tensor) -> None:
+    if isinstance(value, Tensor):
+        _checks.check_penalty_range(name, value)
+    if isinstance(lambda2, Tensor):
+        _checks.check_penalty_range("lambda2", lambda2)
+    smallest = _largest(-torch.maximum(torch.as_tensor(value).double(), torch.as_tensor(lambda2).double()))
+    if smallest == 0:
+        raise ValueError(
+            f"{name} or lambda2 must be positive in every task; got zero for both. "
+            "Least squares without a penalty is the limit of ridge_regression for small lambda2."
+        )
+
+
+def _largest(value: float | Tensor) -> float | None:
+    """None where it cannot be looked at."""
+    if not isinstance(value, Tensor):
+        return float(value)
+    if value.numel() == 0 or torch.compiler.is_compiling():
+        return None
+    try:
+        return float(value.detach().max())
+    except RuntimeError:  # mapped
+        return None
+
+
+def _largest_correlation(features: Tensor, targets: Tensor) -> Tensor:
+    """max_j ||F_:j' Y|| / n in float64, rounded up by the bound on the rounding error."""
+    n_samples = features.shape[-2]
+    with torch.autocast(features.device.type, enabled=False):
+        correlation = features.mT @ targets / n_samples
+    largest: Tensor = correlation.double().norm(dim=-1).amax(-1)
+    return largest * (1 + 4 * n_samples * torch.finfo(features.dtype).eps)
+
+
+def _per_task(value: float | Tensor, features: Tensor) -> Tensor:
+    tasks = features.shape[:-2]
+    if isinstance(value, Tensor):
+        return value.double().expand(tasks)
+    return features.new_full(tasks, float(value), dtype=torch.float64)

@@ -1,0 +1,192 @@
+"""Bi-level training of an encoder on a stream of tasks, validation on new tasks, and scores against the true factors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.decomposition import FastICA
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from sparsesvm import _checks, metrics
+from sparsesvm.bilevel.encoders import Encoder
+from sparsesvm.bilevel.learners import Learner
+from sparsesvm.bilevel.tasks import TaskLaw, noisy_targets
+from sparsesvm.factors.latents import LatentLaw
+
+__all__ = [
+    "Scores",
+    "TaskBatch",
+    "TaskSource",
+    "Unmixing",
+    "encode",
+    "independent_components",
+    "score",
+    "train",
+    "validation_error",
+]
+
+_CHUNK = 500
+
+
+class TaskBatch(NamedTuple):
+    """Tasks: observations (n_tasks, n_samples, ...); targets (n_tasks, n_samples, n_outputs), or labels (n_tasks, n_samples)."""
+
+    observations: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Draws tasks from factors to observations and targets.
+
+    Attributes:
+        latents: law of the factors.
+        mixing: observations (n, ...) of factors (n, n_factors).
+        tasks: law of the coefficients.
+        n_tasks, n_samples: of a batch.
+        noise: ratio of the norms of noise and signal in each task.
+        n_way: makes classification tasks of this many classes, the largest of n_way noisy outputs; None is regression.
+    """
+
+    latents: LatentLaw
+    mixing: Callable[[Tensor], Tensor]
+    tasks: TaskLaw
+    n_tasks: int = 8
+    n_samples: int = 50
+    noise: float = 0.1
+    n_way: int | None = None
+
+    def draw(self, generator: torch.Generator, n_tasks: int | None = None, n_samples: int | None = None) -> TaskBatch:
+        """A batch of tasks, of the size given or of the source's own."""
+        n_tasks, n_samples = n_tasks or self.n_tasks, n_samples or self.n_samples
+        factors = self.latents.draw(n_tasks * n_samples, generator)
+        weights = self.tasks.draw(n_tasks, generator, self.n_way or 1)
+        targets = noisy_targets(factors.unflatten(0, (n_tasks, n_samples)), weights, self.noise, generator)
+        if self.n_way is not None:
+            targets = targets.argmax(-1)
+        with torch.no_grad():
+            observations = self.mixing(factors)
+        return TaskBatch(observations.unflatten(0, (n_tasks, n_samples)), targets)
+
+
+def train(
+    encoder: Encoder,
+    learner: Learner,
+    source: TaskSource,
+    *,
+    steps: int = 3000,
+    learning_rate: float = 1e-3,
+    split: bool = False,
+    seed: int = 0,
+    after_step: Callable[[float], object] | None = None,
+) -> None:
+    """Minimise the outer loss over the encoder (and the learner's own parameters), in place; ends in evaluation mode.
+
+    AdamW without weight decay, the learning rate falling to zero along a cosine. The gradient passes through the inner solution.
+
+    Args:
+        steps: batches of tasks.
+        split: fit predictors on the first half of each task's samples and score them on the second; else both on all samples, as
+            in multi-task learning.
+        seed: of the tasks drawn.
+        after_step: called with each step's loss, e.g. to move a progress bar.
+    """
+    steps = _checks.check_integer("steps", steps, minimum=1)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *learner.parameters()], lr=learning_rate, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    encoder.train()
+    for _ in range(steps):
+        batch = source.draw(generator)
+        features = encoder(batch.observations)
+        support = query = features, batch.targets
+        if split:
+            half = features.shape[1] // 2
+            support, query = (features[:, :half], batch.targets[:, :half]), (features[:, half:], batch.targets[:, half:])
+        loss = learner.outer_loss(*support, *query)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if after_step is not None:
+            after_step(loss.item())
+    encoder.eval()
+
+
+def validation_error(
+    encoder: Encoder,
+    learner: Learner,
+    source: TaskSource,
+    *,
+    seed: int,
+    n_tasks: int = 400,
+    n_support: int = 6,
+    n_query: int = 50,
+) -> float:
+    """Error on new samples of new tasks after fitting on few samples, the loss by which models are chosen; lower is better.
+
+    With as many samples as in training every linearly equivalent representation predicts alike, so the training loss cannot
+    tell them apart; with few it can. The predictor is the learner's kind, with the best penalty of a grid
+    (`Learner.variants`), the same for every encoder. No true factor is looked at.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batch = source.draw(generator, n_tasks, n_support + n_query)
+    with torch.no_grad():
+        features = encoder(batch.observations)
+        parts = features[:, :n_support], batch.targets[:, :n_support], features[:, n_support:], batch.targets[:, n_support:]
+        return min(float(variant.error(*parts).mean()) for variant in learner.variants())
+
+
+def encode(encoder: Encoder, mixing: Callable[[Tensor], Tensor], factors: Tensor) -> Tensor:
+    """Codes (n, n_features) of the observations of factors (n, n_factors), by the running averages of the normalisation."""
+    encoder.eval()
+    with torch.no_grad():
+        return torch.cat([encoder(mixing(part).unsqueeze(0)).squeeze(0) for part in factors.split(_CHUNK)])
+
+
+class Unmixing(NamedTuple):
+    """Result of `independent_components`: codes to components, and whether the algorithm converged."""
+
+    unmix: Callable[[Tensor], Tensor]
+    converged: bool
+
+
+def independent_components(codes: Tensor, seed: int = 0) -> Unmixing:
+    """FastICA (logcosh) fitted to codes (n, n_features). Where it does not converge, as on Gaussian codes, the last iterate."""
+    model = FastICA(whiten="unit-variance", fun="logcosh", max_iter=500, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is returned
+        model.fit(codes.double().numpy())
+    return Unmixing(
+        lambda other: torch.from_numpy(np.asarray(model.transform(other.double().numpy()))), bool(model.n_iter_ < model.max_iter)
+    )
+
+
+class Scores(NamedTuple):
+    """Agreement of codes with true factors; see `sparsesvm.metrics`."""
+
+    mcc: float
+    r: float
+    disentanglement: float
+    completeness: float
+    informativeness: float
+    disentanglement_unweighted: float
+    completeness_unweighted: float
+
+
+def score(factors: Tensor, codes: Tensor) -> Scores:
+    """All metrics of one representation."""
+    plain = metrics.dci(factors, codes, weighted=False)
+    return Scores(
+        metrics.mcc(factors, codes),
+        metrics.linear_r(factors, codes),
+        *metrics.dci(factors, codes),
+        plain.disentanglement,
+        plain.completeness,
+    )

@@ -1,0 +1,95 @@
+"""Readers of published data sets whose factors form a grid: 3D Shapes, dSprites, MPI3D. The user brings the file."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["FactorData", "load_3dshapes", "load_dsprites", "load_mpi3d"]
+
+
+class FactorData(NamedTuple):
+    """Pictures and the factors they were made from.
+
+    Attributes:
+        images: (n, channels, height, width) uint8.
+        factors: (n, n_factors) float32, each standardised over the whole grid.
+        names: of the factors.
+    """
+
+    images: Tensor
+    factors: Tensor
+    names: tuple[str, ...]
+
+
+_3DSHAPES = ("floor hue", "wall hue", "object hue", "scale", "shape", "orientation")
+_DSPRITES = ("shape", "scale", "orientation", "x", "y")
+_MPI3D = ("object color", "object shape", "object size", "camera height", "background color", "first axis", "second axis")
+_MPI3D_SIZES = ((6, 6, 2, 3, 3, 40, 40), (4, 4, 2, 3, 3, 40, 40))
+
+
+def load_3dshapes(path: str | PathLike[str]) -> FactorData:
+    """3D Shapes from `3dshapes.h5` (Burgess and Kim 2018): arrays "images" (n, 64, 64, 3) and "labels" (n, 6).
+
+    Raises:
+        ModuleNotFoundError: without h5py.
+        ValueError: when the file holds other arrays.
+    """
+    try:
+        import h5py
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError("load_3dshapes needs h5py: pip install h5py") from missing
+    with h5py.File(path, "r") as file:
+        _require(file, ("images", "labels"), path)
+        return _data(file["images"][:], file["labels"][:], _3DSHAPES, path)
+
+
+def load_dsprites(path: str | PathLike[str]) -> FactorData:
+    """dSprites from its `.npz` (Matthey et al. 2017): arrays "imgs" (n, 64, 64) and "latents_values" (n, 6), of which the
+    constant colour is left out.
+
+    Raises:
+        ValueError: when the file holds other arrays.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        _require(file, ("imgs", "latents_values"), path)
+        images = file["imgs"]
+        return _data(images[..., None] * np.uint8(255), file["latents_values"][:, 1:], _DSPRITES, path)
+
+
+def load_mpi3d(path: str | PathLike[str]) -> FactorData:
+    """MPI3D from one of its `.npz` files (Gondal et al. 2019): the array "images" (n, height, width, 3), whose order is the grid
+    of its seven factors; `n` tells the four files with simple objects from the one with real-world objects.
+
+    Raises:
+        ValueError: when the file holds no such array, or of another length.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        _require(file, ("images",), path)
+        images = file["images"]
+    sizes = next((sizes for sizes in _MPI3D_SIZES if np.prod(sizes) == len(images)), None)
+    if sizes is None:
+        lengths = " or ".join(str(int(np.prod(sizes))) for sizes in _MPI3D_SIZES)
+        raise ValueError(f"{path} must hold {lengths} images, the grid of MPI3D; got {len(images)}")
+    return _data(images, np.stack(np.unravel_index(np.arange(len(images)), sizes), 1), _MPI3D, path)
+
+
+def _require(file: Any, names: tuple[str, ...], path: object) -> None:
+    held = sorted(file.keys())
+    for name in names:
+        if name not in held:
+            raise ValueError(f"{path} must hold an array {name!r}; it holds {', '.join(held) or 'none'}")
+
+
+def _data(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.generic], names: tuple[str, ...], path: object) -> FactorData:
+    if labels.shape != (len(images), len(names)):
+        raise ValueError(f"{path} must hold {len(names)} factors for each of {len(images)} images; got shape {labels.shape}")
+    values = labels.astype(np.float64)
+    spread = values.std(0)
+    factors = (values - values.mean(0)) / np.where(spread > 0, spread, 1)
+    return FactorData(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(factors).float(), names)

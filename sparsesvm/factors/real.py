@@ -1,0 +1,65 @@
+"""Real recordings with a few known discrete factors: handwriting (alphabet, character, drawer), speech (digit, speaker)."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["LabelledImages", "load_omniglot", "load_spoken_digits"]
+
+
+class LabelledImages(NamedTuple):
+    """Pictures with discrete factors.
+
+    Attributes:
+        images: (n, 1, height, width) float32 in [0, 1].
+        labels: (n, n_factors) int64, the value of each factor from zero.
+        names: of the factors.
+        values: for each factor, the names of its values.
+    """
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+    values: tuple[tuple[str, ...], ...]
+
+
+def load_omniglot(path: str | PathLike[str]) -> LabelledImages:
+    """Omniglot (Lake, Salakhutdinov and Tenenbaum 2015) from an `.npz` with "images28" (n, 28, 28), "alphabet", "character",
+    "drawer" and the names of the first two. Drawer k of two alphabets is not the same person.
+
+    Raises:
+        ValueError: when an array is missing.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        return _read(file, path, "images28", ("alphabet", "character", "drawer"))
+
+
+def load_spoken_digits(path: str | PathLike[str]) -> LabelledImages:
+    """The Free Spoken Digit Dataset (Jackson et al.) from an `.npz` of log-mel pictures "images32" (n, 32, 32) with "digit",
+    "speaker" and "speaker_names".
+
+    Raises:
+        ValueError: when an array is missing.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        return _read(file, path, "images32", ("digit", "speaker"))
+
+
+def _read(file: Any, path: object, images: str, factors: tuple[str, ...]) -> LabelledImages:
+    held = file.keys()
+    for name in (images, *factors):
+        if name not in held:
+            raise ValueError(f"{path} must hold an array {name!r}; it holds {', '.join(sorted(held))}")
+    pictures = torch.from_numpy(file[images]).unsqueeze(1).float() / 255
+    labels = torch.stack([torch.from_numpy(file[name].astype(np.int64)) for name in factors], 1)
+    values = []
+    for number, name in enumerate(factors):
+        listed = f"{name}_names"
+        names = file[listed] if listed in held else range(int(labels[:, number].max()) + 1)
+        values.append(tuple(str(value) for value in names))
+    return LabelledImages(pictures, labels, factors, tuple(values))
