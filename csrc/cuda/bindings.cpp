@@ -25,8 +25,8 @@ void solve(bool is_double, PROBLEM_PARAMETERS, double tol, index max_iter, addre
            address gap, address objective, address n_iter, address status, address active, LAUNCH_PARAMETERS) {
   const auto launch = [&](auto type) {
     using T = decltype(type);
-    sparsesvm::cuda::solve(solve_arguments<T>(PROBLEM, tol, max_iter, init_dual, weights, dual, gap, objective, n_iter, status, active),
-                           LAUNCH);
+    sparsesvm::cuda::solve(
+        solve_arguments<T>(PROBLEM, tol, max_iter, init_dual, weights, dual, gap, objective, n_iter, status, active), LAUNCH);
   };
   is_double ? launch(double{}) : launch(float{});
 }
@@ -36,7 +36,8 @@ void vjp(bool is_double, PROBLEM_PARAMETERS, address weights, address dual, addr
   const auto launch = [&](auto type) {
     using T = decltype(type);
     sparsesvm::cuda::vjp(
-        vjp_arguments<T>(PROBLEM, weights, dual, grad_weights, grad_features, grad_lambda1, grad_lambda2, grad_sample_weight), LAUNCH);
+        vjp_arguments<T>(PROBLEM, weights, dual, grad_weights, grad_features, grad_lambda1, grad_lambda2, grad_sample_weight),
+        LAUNCH);
   };
   is_double ? launch(double{}) : launch(float{});
 }

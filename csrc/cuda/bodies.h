@@ -1,4 +1,5 @@
-// The bodies of the kernels: a team works through its share of a batch. `shared` is the block's own copy of the workspace's pointers.
+// The bodies of the kernels: a team works through its share of a batch. `shared` is the block's own copy of the workspace's
+// pointers.
 #pragma once
 
 #include "cuda/implicit_diff.h"

@@ -10,8 +10,8 @@ namespace gpu {
 
 constexpr int factor_rows = 16;  // rows that are finished together
 
-// Overwrites the matrix; `ones` holds factor_rows times -1. A pivot not above `floor` belongs to a row that depends on those before: its
-// row of U becomes zero, which the solves below read as "leave this unknown at zero".
+// Overwrites the matrix; `ones` holds factor_rows times -1. A pivot not above `floor` belongs to a row that depends on those
+// before: its row of U becomes zero, which the solves below read as "leave this unknown at zero".
 template <class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void factor_cholesky(Team block, double* matrix, int n, int stride, double floor, double* weight) {
   for (int e = block.rank(); e < factor_rows; e += block.size()) weight[e] = -1;
@@ -24,7 +24,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE void factor_cholesky(Team block, double* matrix,
       const double pivot = row[r], inverse = pivot > floor ? 1 / pivot : 0.0;
       for (int column = r + 1 + block.rank(); column < n; column += block.size()) {
         const double value = row[column] * inverse;
-        for (int below = r + 1; below < bottom && below <= column; ++below) matrix[static_cast<index>(below) * stride + column] -= row[below] * value;
+        for (int below = r + 1; below < bottom && below <= column; ++below)
+          matrix[static_cast<index>(below) * stride + column] -= row[below] * value;
       }
       block.sync();
     }
@@ -39,8 +40,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE void factor_cholesky(Team block, double* matrix,
       const double pivot = matrix[static_cast<index>(r) * stride + r];
       matrix[static_cast<index>(r) * stride + r] = pivot > floor ? sqrt(pivot) : 0.0;
     }
-    add_rank_update(block.rank(), block.size(), matrix + static_cast<index>(top) * stride + bottom, stride, weight, bottom - top, n - bottom,
-                    matrix + static_cast<index>(bottom) * stride + bottom, stride);
+    add_rank_update(block.rank(), block.size(), matrix + static_cast<index>(top) * stride + bottom, stride, weight, bottom - top,
+                    n - bottom, matrix + static_cast<index>(bottom) * stride + bottom, stride);
   }
   block.sync();
 }

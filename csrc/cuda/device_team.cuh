@@ -12,8 +12,8 @@ class DeviceTeam {
   static constexpr int n_warps = Threads / lanes;
   static_assert(Threads % lanes == 0 && n_warps <= lanes);
 
-  // What the threads of a block share. `parts` blocks side by side form a team; `arrivals` counts its barriers, from zero at the start of
-  // the kernel. All blocks of the grid must be resident at once where parts > 1.
+  // What the threads of a block share. `parts` blocks side by side form a team; `arrivals` counts its barriers, from zero at the
+  // start of the kernel. All blocks of the grid must be resident at once where parts > 1.
   struct Block {
     double warp[n_warps];
     unsigned* arrivals;
@@ -88,8 +88,8 @@ class DeviceTeam {
     return x;
   }
 
-  // Recursive halving: at every step a lane keeps half of its sums and hands the other half to its partner, 31 exchanges in place of
-  // 5 N.
+  // Recursive halving: at every step a lane keeps half of its sums and hands the other half to its partner, 31 exchanges in place
+  // of 5 N.
   template <typename S, int N>
   __device__ S warp_sums(const S (&values)[N]) const {
     static_assert(N <= lanes);

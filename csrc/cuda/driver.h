@@ -1,5 +1,5 @@
-// Batches of tasks on a CUDA device: sizes the grid, hands teams their part of the workspace and launches on the caller's stream. Nothing
-// here allocates device memory or waits for the device.
+// Batches of tasks on a CUDA device: sizes the grid, hands teams their part of the workspace and launches on the caller's stream.
+// Nothing here allocates device memory or waits for the device.
 #pragma once
 
 #include <cstdint>
@@ -10,16 +10,16 @@
 namespace sparsesvm::cuda {
 
 struct Devices {
-  int count;                      // usable devices
+  int count;  // usable devices
   int runtime_version, driver_version;
-  std::string reason;             // why there are none
+  std::string reason;  // why there are none
 };
 Devices probe();
 
 // How a batch is spread over a device: `teams` teams of `parts` blocks.
 struct Grid {
   int parts, teams;
-  index team_bytes, bytes;        // workspace of a team, and of all with their barriers
+  index team_bytes, bytes;  // workspace of a team, and of all with their barriers
 };
 
 template <typename T>

@@ -1,5 +1,5 @@
-// The face system H alpha = Z'R of the derivatives (core/face_system.h): built by the team, solved by its first block, or by conjugate
-// gradients where it is too large.
+// The face system H alpha = Z'R of the derivatives (core/face_system.h): built by the team, solved by its first block, or by
+// conjugate gradients where it is too large.
 #pragma once
 
 #include <cmath>
@@ -105,7 +105,8 @@ class FaceSystem {
       if (!(task_.lambda1 > 0)) continue;
       for (int e = team_rank(team_); e < filled * size_; e += team_size(team_)) write_product(begin, e / size_, e % size_);
       team_.sync_team();
-      add_rank_update(team_rank(team_), team_size(team_), panel_.product, stride, panel_.group_weight, filled, size_, s_.matrix, size_);
+      add_rank_update(team_rank(team_), team_size(team_), panel_.product, stride, panel_.group_weight, filled, size_, s_.matrix,
+                      size_);
     }
     team_.sync_team();
     const double inverse = 1 / task_.lambda2;
@@ -151,8 +152,8 @@ class FaceSystem {
     }
   }
 
-  // A small multiple of Z'Z makes the factor safe; the refinement steps are proximal-point iterations from zero, which remove that bias
-  // and converge to the solution of smallest ||Q||. By the first block.
+  // A small multiple of Z'Z makes the factor safe; the refinement steps are proximal-point iterations from zero, which remove that
+  // bias and converge to the solution of smallest ||Q||. By the first block.
   SPARSESVM_HD void solve_dense() {
     double trace = 0;
     for (int f = team_.rank(); f < size_; f += team_.size()) trace += s_.matrix[static_cast<index>(f) * size_ + f];

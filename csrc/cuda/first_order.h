@@ -1,5 +1,5 @@
-// Accelerated projected gradient on the dual with restart: the start of every solve with lambda1 > 0, and the method where a dense model
-// is too large or stalls. An iteration is two passes over the features, which a device does as fast as it reads them.
+// Accelerated projected gradient on the dual with restart: the start of every solve with lambda1 > 0, and the method where a dense
+// model is too large or stalls. An iteration is two passes over the features, which a device does as fast as it reads them.
 #pragma once
 
 #include <cmath>
@@ -10,10 +10,11 @@
 SPARSESVM_BEGIN
 namespace gpu {
 
-// Bound on the largest eigenvalue of F F': from the Gram matrix, or where that is too large sqrt of the product of the largest absolute
-// row and column sums squared.
+// Bound on the largest eigenvalue of F F': from the Gram matrix, or where that is too large sqrt of the product of the largest
+// absolute row and column sums squared.
 template <typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE double feature_bound(Team team, const Task<T>& task, const StateArrays& s, const ModelArrays& model, const PanelArrays& panel) {
+SPARSESVM_HD SPARSESVM_NOINLINE double feature_bound(Team team, const Task<T>& task, const StateArrays& s, const ModelArrays& model,
+                                                     const PanelArrays& panel) {
   const int n = task.n;
   if (n > model.gram_size) {
     for (int i = team.part() * team.warps() + team.warp(); i < n; i += team.parts() * team.warps()) {
@@ -56,10 +57,11 @@ SPARSESVM_HD SPARSESVM_NOINLINE double feature_bound(Team team, const Task<T>& t
   return model.value[0];
 }
 
-// The gradient of the dual at `point`, which need not be feasible, for a block's own samples. S: precision of the passes over features; V is
-// held in units of `scale`, so that single precision serves any units of the features.
+// The gradient of the dual at `point`, which need not be feasible, for a block's own samples. S: precision of the passes over
+// features; V is held in units of `scale`, so that single precision serves any units of the features.
 template <typename S, typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE void evaluate_point(Team team, const Task<T>& task, const StateArrays& s, const double* point, double scale) {
+SPARSESVM_HD SPARSESVM_NOINLINE void evaluate_point(Team team, const Task<T>& task, const StateArrays& s, const double* point,
+                                                    double scale) {
   const int k = task.k;
   const Range own = share(task.n, team.part(), team.parts());
   S* coefficients = reinterpret_cast<S*>(s.coefficients);
@@ -80,11 +82,11 @@ SPARSESVM_HD SPARSESVM_NOINLINE void evaluate_point(Team team, const Task<T>& ta
   team.sync();
 }
 
-// Moves a block's own samples from `point` down the gradient and back to the simplices; returns the sum of <gradient, x - previous> over all
-// samples, which is positive where momentum no longer helps.
+// Moves a block's own samples from `point` down the gradient and back to the simplices; returns the sum of <gradient, x - previous>
+// over all samples, which is positive where momentum no longer helps.
 template <typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE double move_samples(Team team, const Task<T>& task, const StateArrays& s, const double* point, double* previous,
-                                                    double step) {
+SPARSESVM_HD SPARSESVM_NOINLINE double move_samples(Team team, const Task<T>& task, const StateArrays& s, const double* point,
+                                                    double* previous, double step) {
   const int k = task.k;
   const Range own = share(task.n, team.part(), team.parts());
   for (int i = own.begin + team.rank(); i < own.end; i += team.size()) {
@@ -105,8 +107,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE double move_samples(Team team, const Task<T>& ta
 
 // `iterations` steps from the dual, which they leave unevaluated; `scale` as above.
 template <typename S, typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE void first_order_steps(Team team, const Task<T>& task, const StateArrays& s, double* point, double* previous,
-                                                       double lipschitz, double scale, int iterations) {
+SPARSESVM_HD SPARSESVM_NOINLINE void first_order_steps(Team team, const Task<T>& task, const StateArrays& s, double* point,
+                                                       double* previous, double lipschitz, double scale, int iterations) {
   const Range samples = share(task.n, team.part(), team.parts()), own{samples.begin * task.k, samples.end * task.k};
   double momentum = 1;
   team.sync_team();

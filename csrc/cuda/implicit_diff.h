@@ -1,4 +1,5 @@
-// Exact derivatives of the weights at the solution, vector-Jacobian and Jacobian-vector products (core/implicit_diff.h; docs/method.md, 6).
+// Exact derivatives of the weights at the solution, vector-Jacobian and Jacobian-vector products (core/implicit_diff.h;
+// docs/method.md, 6).
 #pragma once
 
 #include <cmath>
@@ -111,8 +112,8 @@ class ImplicitDiff {
   }
 
  private:
-  // Task, weights, active groups and residual. With lambda1 = 0 the link is linear and every group counts, also one that is zero on the
-  // whole support set.
+  // Task, weights, active groups and residual. With lambda1 = 0 the link is linear and every group counts, also one that is zero on
+  // the whole support set.
   SPARSESVM_HD void prepare(const Batch<T>& batch, const SolutionView<T>& solution, index number) {
     bind(team_, task_, batch, number);
     const int k = task_.k, m = task_.m;
@@ -134,12 +135,15 @@ class ImplicitDiff {
       d_.inverse[b] = positive ? 1 / norm : 0.0;
       d_.keep[b] = task_.lambda1 > 0 ? shrunk / (task_.lambda1 + shrunk) : 1.0;
     }
-    for (int e = team_rank(team_); e < task_.n * k; e += team_size(team_)) d_.residual[e] = task_.weight[e / k] * slack(e / k, e % k);
+    for (int e = team_rank(team_); e < task_.n * k; e += team_size(team_))
+      d_.residual[e] = task_.weight[e / k] * slack(e / k, e % k);
     team_.sync_team();
   }
 
   // Y - Lambda
-  SPARSESVM_HD double slack(int i, int l) const { return task_.one_hot(i, l) - static_cast<double>(dual_[task_.sample[i] * task_.k + l]); }
+  SPARSESVM_HD double slack(int i, int l) const {
+    return task_.one_hot(i, l) - static_cast<double>(dual_[task_.sample[i] * task_.k + l]);
+  }
 
   // The chunks' shares of rows right', complete for every block.
   SPARSESVM_HD void multiply(Rows<T> rows, int first, int n, const double* right) {

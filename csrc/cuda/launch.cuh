@@ -15,9 +15,9 @@ namespace sparsesvm::cuda {
 namespace {
 
 constexpr int threads = 256;
-constexpr index barrier_bytes = 64;            // one counter per team, each on a line of its own
-constexpr index most_bytes = index{4} << 30;   // of workspace; with less, fewer teams take more tasks each
-constexpr index least_work = 1 << 15;          // feature values per block below which a second block costs more than it brings
+constexpr index barrier_bytes = 64;           // one counter per team, each on a line of its own
+constexpr index most_bytes = index{4} << 30;  // of workspace; with less, fewer teams take more tasks each
+constexpr index least_work = 1 << 15;         // feature values per block below which a second block costs more than it brings
 
 using Team = gpu::DeviceTeam<threads>;
 
@@ -28,7 +28,8 @@ struct Placement {
 };
 
 template <class Workspace, class Arguments>
-__global__ void __launch_bounds__(threads) kernel(const __grid_constant__ Arguments arguments, const __grid_constant__ Placement place) {
+__global__ void __launch_bounds__(threads)
+    kernel(const __grid_constant__ Arguments arguments, const __grid_constant__ Placement place) {
   __shared__ Workspace shared;
   __shared__ Team::Block block;
   const int number = static_cast<int>(blockIdx.x) / place.parts;
@@ -63,9 +64,10 @@ void check_sizes(const Batch<T>& batch) {
   constexpr index limit = std::numeric_limits<int>::max();
   const index widest = 2 * batch.n_way + batch.group_size + gpu::panel_groups;
   if (batch.n_samples > limit / widest || batch.n_features > limit / 2 || batch.n_way > limit / 4) {
-    throw std::invalid_argument("a task on a CUDA device must have n_support * (2 * n_way + group_size + 128) and 2 * n_features below 2**31; got " +
-                                std::to_string(batch.n_samples) + " samples of " + std::to_string(batch.n_features) + " features in groups of " +
-                                std::to_string(batch.group_size) + " and " + std::to_string(batch.n_way) + " classes. Solve it on the CPU.");
+    throw std::invalid_argument(
+        "a task on a CUDA device must have n_support * (2 * n_way + group_size + 128) and 2 * n_features below 2**31; got " +
+        std::to_string(batch.n_samples) + " samples of " + std::to_string(batch.n_features) + " features in groups of " +
+        std::to_string(batch.group_size) + " and " + std::to_string(batch.n_way) + " classes. Solve it on the CPU.");
   }
 }
 
@@ -76,7 +78,8 @@ Grid make_grid(const Batch<T>& batch, int device) {
   const DeviceGuard guard(device);
   int processors = 0, per_processor = 0;
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel<Workspace, Arguments>, threads, 0), "occupancy of the kernel");
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel<Workspace, Arguments>, threads, 0),
+        "occupancy of the kernel");
   const index resident = std::max<index>(1, index{processors} * per_processor);
   Grid grid{};
   // One block per multiprocessor as far as tasks are few, as more would share its caches.
@@ -117,7 +120,8 @@ Grid solve_grid(const Batch<T>& batch, int device) {
 
 template <typename T>
 Grid diff_grid(const Batch<T>& batch, int device) {
-  const Grid vjp = make_grid<gpu::DiffWorkspace<T>, VjpArguments<T>>(batch, device), jvp = make_grid<gpu::DiffWorkspace<T>, JvpArguments<T>>(batch, device);
+  const Grid vjp = make_grid<gpu::DiffWorkspace<T>, VjpArguments<T>>(batch, device),
+             jvp = make_grid<gpu::DiffWorkspace<T>, JvpArguments<T>>(batch, device);
   return vjp.teams <= jvp.teams ? vjp : jvp;
 }
 

@@ -32,10 +32,11 @@ class NewtonStep {
   static constexpr int max_refinements = 3;
   static constexpr int max_rounds = 25;
 
-  SPARSESVM_HD NewtonStep(Team team, const SolveWorkspace<T>& w) : team_(team), w_(w), task_(w.task), state_(w.state), model_(w.model), panel_(w.panel) {}
+  SPARSESVM_HD NewtonStep(Team team, const SolveWorkspace<T>& w)
+      : team_(team), w_(w), task_(w.task), state_(w.state), model_(w.model), panel_(w.panel) {}
 
-  // Moves the dual, and returns the derivative along the step where it began; zero when the model is too large or gives no descent, and
-  // nothing has moved. Expects the state evaluated.
+  // Moves the dual, and returns the derivative along the step where it began; zero when the model is too large or gives no descent,
+  // and nothing has moved. Expects the state evaluated.
   SPARSESVM_HD double step(double gap, double target) {
     if (!choose_candidates(gap)) return 0;
     build();
@@ -57,7 +58,8 @@ class NewtonStep {
     return slope_here;
   }
 
-  // Moves the dual back along the step to a zero of the derivative, which is `at_zero` < 0 where the step began and `at_one` > 0 here.
+  // Moves the dual back along the step to a zero of the derivative, which is `at_zero` < 0 where the step began and `at_one` > 0
+  // here.
   SPARSESVM_HD void shorten(double at_zero, double at_one) {
     const int n = task_.n, k = task_.k;
     combine_direction(team_, w_, true);
@@ -105,8 +107,8 @@ class NewtonStep {
     team_.sync_team();
   }
 
-  // Candidates: entries in use, and entries whose gradient is within delta of the best of their sample. Without lambda1 the model is the
-  // dual itself and takes them all, if it can.
+  // Candidates: entries in use, and entries whose gradient is within delta of the best of their sample. Without lambda1 the model
+  // is the dual itself and takes them all, if it can.
   SPARSESVM_HD bool choose_candidates(double gap) {
     if (task_.n > model_.gram_size) return false;
     double delta = 0.3 * gap / task_.total_weight;
@@ -187,9 +189,10 @@ class NewtonStep {
     team_.sync_team();
   }
 
-  // Adds `sign` times the rank-one terms of the groups listed to the matrix, and their part of the Gram matrix (`first`), or else their
-  // change of the gradient.
-  static SPARSESVM_HD SPARSESVM_NOINLINE void add_groups(Team team, const SolveWorkspace<T>& w, int count, double sign, bool first) {
+  // Adds `sign` times the rank-one terms of the groups listed to the matrix, and their part of the Gram matrix (`first`), or else
+  // their change of the gradient.
+  static SPARSESVM_HD SPARSESVM_NOINLINE void add_groups(Team team, const SolveWorkspace<T>& w, int count, double sign,
+                                                         bool first) {
     NewtonStep(team, w).add_groups(count, sign, first);
   }
   SPARSESVM_HD void add_groups(int count, double sign, bool first) {
@@ -206,9 +209,11 @@ class NewtonStep {
       }
       team_.sync_team();
       for (int e = team_rank(team_); e < filled * size; e += team_size(team_)) write_product(begin, e / size, e % size);
-      if (first) add_rank_update(team_rank(team_), team_size(team_), panel_.column, n, panel_.column_weight, filled * g, n, model_.gram, n);
+      if (first)
+        add_rank_update(team_rank(team_), team_size(team_), panel_.column, n, panel_.column_weight, filled * g, n, model_.gram, n);
       team_.sync_team();
-      add_rank_update(team_rank(team_), team_size(team_), panel_.product, stride, panel_.group_weight, filled, size, model_.matrix, size);
+      add_rank_update(team_rank(team_), team_size(team_), panel_.product, stride, panel_.group_weight, filled, size, model_.matrix,
+                      size);
       if (first) continue;
       for (int c = team_rank(team_); c < size; c += team_size(team_)) {
         double total = 0;
@@ -260,8 +265,8 @@ class NewtonStep {
     team_.sync_team();
   }
 
-  // direction' F = -dV into `w`, which is free until the next evaluation; <V, dV> and ||dV||^2 by group. With `back` V is taken where the
-  // step began, its squared norm replacing the norm.
+  // direction' F = -dV into `w`, which is free until the next evaluation; <V, dV> and ||dV||^2 by group. With `back` V is taken
+  // where the step began, its squared norm replacing the norm.
   static SPARSESVM_HD SPARSESVM_NOINLINE void combine_direction(Team team, const SolveWorkspace<T>& w, bool back) {
     NewtonStep(team, w).combine_direction(back);
   }
@@ -273,7 +278,8 @@ class NewtonStep {
       double before = 0, along = 0, square = 0;
       for (int l = 0; l < task_.k; ++l) {
         for (int j = b * task_.g; j < (b + 1) * task_.g; ++j) {
-          const double d = state_.w[static_cast<index>(l) * task_.m + j], v = state_.v[static_cast<index>(l) * task_.m + j] + (back ? d : 0.0);
+          const double d = state_.w[static_cast<index>(l) * task_.m + j],
+                       v = state_.v[static_cast<index>(l) * task_.m + j] + (back ? d : 0.0);
           before += v * v;
           along -= v * d;
           square += d * d;

@@ -7,7 +7,9 @@ SPARSESVM_BEGIN
 namespace gpu {
 
 template <typename T>
-SPARSESVM_HD bool is_borderline(const SolveWorkspace<T>& w, int b) { return w.state.norm[b] > w.task.lambda1 && !(w.state.norm[b] > (1 + 1e-9) * w.task.lambda1); }
+SPARSESVM_HD bool is_borderline(const SolveWorkspace<T>& w, int b) {
+  return w.state.norm[b] > w.task.lambda1 && !(w.state.norm[b] > (1 + 1e-9) * w.task.lambda1);
+}
 
 // Whether the objective without weights is no larger.
 template <typename T, class Team>
@@ -56,7 +58,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool change_weights(Team team, const SolveWorksp
 }
 
 template <typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspace<T>& w, const SolveArguments<T>& arguments, index number, Status status, int iterations) {
+SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspace<T>& w, const SolveArguments<T>& arguments,
+                                                   index number, Status status, int iterations) {
   const Task<T>& task = w.task;
   const bool finite = status != Status::non_finite;
   const double nan = __builtin_nan("");

@@ -33,11 +33,12 @@ SPARSESVM_HD int list_groups(Team team, const Task<T>& task, const PanelArrays& 
   return panel.count[0];
 }
 
-// Largest eigenvalue of a symmetric positive semidefinite matrix by power iteration from a fixed start, with 2 % to spare; `x` and `y`
-// have `size` entries. By one block.
+// Largest eigenvalue of a symmetric positive semidefinite matrix by power iteration from a fixed start, with 2 % to spare; `x` and
+// `y` have `size` entries. By one block.
 template <class Team>
 SPARSESVM_HD double largest_eigenvalue(Team block, const double* matrix, int size, double* x, double* y) {
-  for (int i = block.rank(); i < size; i += block.size()) x[i] = 1 + 1e-3 * static_cast<double>(static_cast<unsigned>(i) * 2654435761u >> 20);
+  for (int i = block.rank(); i < size; i += block.size())
+    x[i] = 1 + 1e-3 * static_cast<double>(static_cast<unsigned>(i) * 2654435761u >> 20);
   double value = 0;
   for (int step = 0; step < 60; ++step) {
     block.sync();

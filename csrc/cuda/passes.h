@@ -11,7 +11,8 @@ constexpr int class_tile = 5;  // accumulators per column: tasks of up to five c
 
 // out[l * m + j] = sum_i coefficients[i * k + l] rows[i][j] for the columns given; S is the precision of sums and result.
 template <typename S, typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE void combine_rows(Team block, Rows<T> rows, int n, const S* coefficients, int k, int m, Range columns, S* out) {
+SPARSESVM_HD SPARSESVM_NOINLINE void combine_rows(Team block, Rows<T> rows, int n, const S* coefficients, int k, int m,
+                                                  Range columns, S* out) {
   for (int first = 0; first < k; first += class_tile) {
     for (int j = columns.begin + block.rank(); j < columns.end; j += 2 * block.size()) {
       const bool both = j + block.size() < columns.end;
@@ -40,7 +41,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE void combine_rows(Team block, Rows<T> rows, int 
 // The chunks' shares of rows W' for rows first_row .. first_row + n - 1: partial[(chunk * n + i) * k + l]. A warp takes four rows
 // times one chunk.
 template <typename S, typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE void multiply_rows(Team block, const Task<T>& task, Rows<T> rows, int first_row, int n, const S* w, S* partial) {
+SPARSESVM_HD SPARSESVM_NOINLINE void multiply_rows(Team block, const Task<T>& task, Rows<T> rows, int first_row, int n, const S* w,
+                                                   S* partial) {
   const int k = task.k;
   constexpr int height = 4;
   const Range chunks = task.own_chunks(block);
@@ -54,7 +56,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void multiply_rows(Team block, const Task<T>& ta
     for (int first = 0; first < k; first += class_tile) {
       S sums[height * class_tile] = {};
       SPARSESVM_NO_UNROLL  // the sums leave no registers for more than one column's features
-      for (int j = columns.begin + block.lane(); j < columns.end; j += lanes) {
+          for (int j = columns.begin + block.lane(); j < columns.end; j += lanes) {
         S value[class_tile];
         SPARSESVM_UNROLL
         for (int c = 0; c < class_tile; ++c) value[c] = w[static_cast<index>(first + c < k ? first + c : first) * task.m + j];
@@ -80,10 +82,12 @@ SPARSESVM_HD double add_chunks(const S* partial, int n_chunks, int n, int k, int
   return total;
 }
 
-// out[a * out_stride + b] += sum_p weight[p] panel[p * stride + a] panel[p * stride + b], both triangles, by `workers` threads of which
-// this is `worker`. Each takes a tile of 4 x 4 entries at a time: rows ta + r * tiles, so that neighbours read neighbouring addresses.
-SPARSESVM_HD SPARSESVM_NOINLINE inline void add_rank_update(int worker, int workers, const double* panel, int stride, const double* weight, int length,
-                                         int rows, double* out, int out_stride) {
+// out[a * out_stride + b] += sum_p weight[p] panel[p * stride + a] panel[p * stride + b], both triangles, by `workers` threads of
+// which this is `worker`. Each takes a tile of 4 x 4 entries at a time: rows ta + r * tiles, so that neighbours read neighbouring
+// addresses.
+SPARSESVM_HD SPARSESVM_NOINLINE inline void add_rank_update(int worker, int workers, const double* panel, int stride,
+                                                            const double* weight, int length, int rows, double* out,
+                                                            int out_stride) {
   const int tiles = (rows + 3) / 4;
   const int pairs = tiles * (tiles + 1) / 2;
   for (int pair = worker; pair < pairs; pair += workers) {

@@ -1,7 +1,7 @@
 // The quadratic model of the dual: minimise <q, d> + d'Hd / 2 with x + d in a product of scaled simplices. By one block.
 //
-// Accelerated projected gradient steps on the model find the face, Newton steps on the face then solve the model there. On a device both
-// beat what the CPU does, sweeps over one sample after another: their n steps depend on each other.
+// Accelerated projected gradient steps on the model find the face, Newton steps on the face then solve the model there. On a device
+// both beat what the CPU does, sweeps over one sample after another: their n steps depend on each other.
 #pragma once
 
 #include <cmath>
@@ -15,7 +15,8 @@ namespace gpu {
 
 // image = H (to - from) over the candidates, from may be null; zero for the references, whose rows of H are zero.
 template <class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE void multiply_model(Team block, const ModelArrays& s, int n, const double* to, const double* from, double* image) {
+SPARSESVM_HD SPARSESVM_NOINLINE void multiply_model(Team block, const ModelArrays& s, int n, const double* to, const double* from,
+                                                    double* image) {
   const int inner = s.start[n] - n;
   for (int i = block.rank(); i < n; i += block.size()) image[s.start[i]] = 0;
   for (int c = block.warp(); c < inner; c += block.warps()) {
@@ -47,7 +48,13 @@ template <typename T, class Team>
 class Quadratic {
  public:
   SPARSESVM_HD Quadratic(Team block, const Task<T>& task, const ModelArrays& model, double* factor_weight)
-      : block_(block), task_(task), s_(model), factor_weight_(factor_weight), n_(task.n), count_(model.start[task.n]), inner_(count_ - n_) {}
+      : block_(block),
+        task_(task),
+        s_(model),
+        factor_weight_(factor_weight),
+        n_(task.n),
+        count_(model.start[task.n]),
+        inner_(count_ - n_) {}
 
   // Descends until the model's gap is at most `target` or `rounds` are spent; returns the gap reached.
   SPARSESVM_HD double minimise(double target, int rounds) {
@@ -85,7 +92,8 @@ class Quadratic {
 
   // Largest curvature along steps that keep each sample's sum, by power iteration from a fixed start.
   SPARSESVM_HD void measure_curvature() {
-    for (int a = block_.rank(); a < count_; a += block_.size()) s_.image[a] = 1e-3 * static_cast<double>((static_cast<unsigned>(a) + 1) * 2654435761u >> 20);
+    for (int a = block_.rank(); a < count_; a += block_.size())
+      s_.image[a] = 1e-3 * static_cast<double>((static_cast<unsigned>(a) + 1) * 2654435761u >> 20);
     block_.sync();
     lipschitz_ = 0;
     for (int step = 0; step < 30; ++step) {
@@ -155,8 +163,9 @@ class Quadratic {
     return gap();
   }
 
-  // A step towards the minimiser on the face of the entries now positive: all of it if that is feasible, else the better of the part up
-  // to the boundary and its projection on the simplices. True when the face needs no further step: it is minimal, or cannot be factored.
+  // A step towards the minimiser on the face of the entries now positive: all of it if that is feasible, else the better of the
+  // part up to the boundary and its projection on the simplices. True when the face needs no further step: it is minimal, or cannot
+  // be factored.
   SPARSESVM_HD bool newton() {
     collect();
     if (free_ == 0 || free_ > s_.max_inner) return true;
@@ -242,7 +251,8 @@ class Quadratic {
     }
     const double ridge = 1e-12 * block_.sum(trace) / free_;
     for (int f = block_.rank(); f < free_; f += block_.size()) {
-      for (int h = s_.first_free[s_.free_sample[f]]; h < s_.first_free[s_.free_sample[f] + 1]; ++h) s_.reduced[static_cast<index>(f) * free_ + h] += f == h ? 2 * ridge : ridge;
+      for (int h = s_.first_free[s_.free_sample[f]]; h < s_.first_free[s_.free_sample[f] + 1]; ++h)
+        s_.reduced[static_cast<index>(f) * free_ + h] += f == h ? 2 * ridge : ridge;
     }
     factor_cholesky(block_, s_.reduced, free_, free_, 0.01 * ridge, factor_weight_);
   }
@@ -277,13 +287,13 @@ class Quadratic {
   const ModelArrays& s_;
   double* factor_weight_;
   int n_, count_, inner_;
-  int free_ = 0;         // entries on the face
+  int free_ = 0;          // entries on the face
   double lipschitz_ = 1;  // of the model's gradient
 };
 
 template <typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE void minimise_model(Team block, const Task<T>& task, const ModelArrays& model, double* factor_weight, double target,
-                                          int rounds) {
+SPARSESVM_HD SPARSESVM_NOINLINE void minimise_model(Team block, const Task<T>& task, const ModelArrays& model,
+                                                    double* factor_weight, double target, int rounds) {
   Quadratic<T, Team>(block, task, model, factor_weight).minimise(target, rounds);
 }
 

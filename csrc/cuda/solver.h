@@ -27,13 +27,14 @@ class Solver {
     double first_gap = 0, factor = 1;
     int iterations = 0;
     const int limit = static_cast<int>(arguments.max_iter);
-    // Where lambda2 is tiny the dual is nearly a linear program, and Newton steps from far away stall. Then each problem of a sequence
-    // starts at the solution of one with ten times its lambda2, and the better of both attempts is kept.
+    // Where lambda2 is tiny the dual is nearly a linear program, and Newton steps from far away stall. Then each problem of a
+    // sequence starts at the solution of one with ten times its lambda2, and the better of both attempts is kept.
     for (int stage = 0; stage <= last_stage; ++stage) {
       const bool in_between = stage > 0 && stage < last_stage;
       set_lambda2(lambda2 * factor, smoothing / factor);
       const double loose = larger(target, 1e-5 * task_.total_weight);
-      const int until = stage == 0 ? static_cast<int>(static_cast<index>(limit) * 2 / 5) : (in_between ? smaller(iterations + 10, limit) : limit);
+      const int until =
+          stage == 0 ? static_cast<int>(static_cast<index>(limit) * 2 / 5) : (in_between ? smaller(iterations + 10, limit) : limit);
       status = iterate(in_between ? loose : target, until, iterations);
       if (stage == 0) {
         if (status == Status::converged || status == Status::non_finite || iterations >= limit) break;

@@ -41,8 +41,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE void start_dual(Team team, const SolveWorkspace<
   team.sync_team();
 }
 
-// Uniform over the wrong classes is the right direction but too far: moves back towards the labels, Lambda = (1 - t) Y + t uniform, to
-// the best t in [0, 1] (core/dual_solver.h). Expects the state evaluated.
+// Uniform over the wrong classes is the right direction but too far: moves back towards the labels, Lambda = (1 - t) Y + t uniform,
+// to the best t in [0, 1] (core/dual_solver.h). Expects the state evaluated.
 template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void scale_start(Team team, const SolveWorkspace<T>& w) {
   const Task<T>& task = w.task;

@@ -13,7 +13,8 @@ namespace gpu {
 
 // V, norms and W = BST(V, lambda1) of a block's own groups, from coefficients (n, k). `inverse` multiplies W.
 template <typename S, typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE void link(Team block, const Task<T>& task, const S* coefficients, S* v, S* w, double* norm, double lambda1, double inverse) {
+SPARSESVM_HD SPARSESVM_NOINLINE void link(Team block, const Task<T>& task, const S* coefficients, S* v, S* w, double* norm,
+                                          double lambda1, double inverse) {
   const Range groups = task.own_groups(block), columns = task.columns(groups);
   combine_rows(block, task.rows, task.n, coefficients, task.k, task.m, columns, v);
   block.sync();

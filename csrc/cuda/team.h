@@ -12,9 +12,9 @@
 //   warp_sums(values)   lane l < N gets the sum of values[l] over the warp; no barrier
 //   warp_sync()         barrier of the warp
 //
-// A team is passed by value. Collective calls stand where all threads concerned arrive: loops and branches around them depend on values that are equal for all,
-// either computed by all from the same numbers or read after a barrier. Blocks of a team repeat what is small, such as sums over
-// samples, instead of exchanging it: the same operations in the same order give the same bits.
+// A team is passed by value. Collective calls stand where all threads concerned arrive: loops and branches around them depend on
+// values that are equal for all, either computed by all from the same numbers or read after a barrier. Blocks of a team repeat what
+// is small, such as sums over samples, instead of exchanging it: the same operations in the same order give the same bits.
 #pragma once
 
 #include "core/macros.h"
@@ -28,8 +28,9 @@
 #define SPARSESVM_NO_UNROLL
 #endif
 
-// Functions that a kernel calls from several places, or whose registers should not add up with the caller's: without it kernels take
-// minutes to compile and spill. Their arguments must be values and references into shared or global memory, never to local variables.
+// Functions that a kernel calls from several places, or whose registers should not add up with the caller's: without it kernels
+// take minutes to compile and spill. Their arguments must be values and references into shared or global memory, never to local
+// variables.
 #if defined(__CUDACC__)
 #define SPARSESVM_NOINLINE __noinline__
 #else
@@ -46,7 +47,8 @@ struct Range {
   int begin, end;
 };
 SPARSESVM_HD inline Range share(int count, int part, int parts) {
-  return {static_cast<int>(static_cast<index>(count) * part / parts), static_cast<int>(static_cast<index>(count) * (part + 1) / parts)};
+  return {static_cast<int>(static_cast<index>(count) * part / parts),
+          static_cast<int>(static_cast<index>(count) * (part + 1) / parts)};
 }
 
 // Where a thread stands among all threads of its team.
@@ -59,8 +61,8 @@ SPARSESVM_HD int team_size(Team team) {
   return team.parts() * team.size();
 }
 
-// Lists, in order, the positions where `flags` is `wanted`; returns how many, to every thread of the block. `counts` has one entry per
-// thread.
+// Lists, in order, the positions where `flags` is `wanted`; returns how many, to every thread of the block. `counts` has one entry
+// per thread.
 template <class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE int list_flagged(Team block, const char* flags, char wanted, int n, int* list, int* counts) {
   const Range own = share(n, block.rank(), block.size());
@@ -80,7 +82,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE int list_flagged(Team block, const char* flags, 
   return total;
 }
 
-// Replaces values[0 .. n - 1] by the sums of those before; values[n] becomes the total, which is returned to every thread of the block.
+// Replaces values[0 .. n - 1] by the sums of those before; values[n] becomes the total, which is returned to every thread of the
+// block.
 template <class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE int add_before(Team block, int* values, int n, int* counts) {
   const Range own = share(n, block.rank(), block.size());

@@ -1,5 +1,5 @@
-// The arrays of one team, as pointers into its share of the caller's memory. They are the same for every thread, so that a kernel keeps
-// one copy of these structs per block in shared memory.
+// The arrays of one team, as pointers into its share of the caller's memory. They are the same for every thread, so that a kernel
+// keeps one copy of these structs per block in shared memory.
 #pragma once
 
 #include "core/arena.h"
@@ -22,16 +22,16 @@ SPARSESVM_HD N larger(N a, N b) {
 
 // The dual iterate and what follows from it.
 struct StateArrays {
-  double* dual;          // (n, k) A_i = c_i Lambda_i
-  double* scores;        // (n, k) S = F W'
-  double* gradient;      // (n, k) of the dual objective with respect to A
-  double* coefficients;  // (n, k) diag(c) Y - A
-  double* v;             // (k, m)
-  double* w;             // (k, m)
-  double* norm;          // (groups) of the blocks of V
-  double* partial;       // (chunks, n, k)
-  double* sample;        // (n, 2 k) scratch, a row per sample
-  double* value;         // (n, 2) scratch, what samples add to sums
+  double* dual;           // (n, k) A_i = c_i Lambda_i
+  double* scores;         // (n, k) S = F W'
+  double* gradient;       // (n, k) of the dual objective with respect to A
+  double* coefficients;   // (n, k) diag(c) Y - A
+  double* v;              // (k, m)
+  double* w;              // (k, m)
+  double* norm;           // (groups) of the blocks of V
+  double* partial;        // (chunks, n, k)
+  double* sample;         // (n, 2 k) scratch, a row per sample
+  double* value;          // (n, 2) scratch, what samples add to sums
   double gap, objective;  // of the last certificate
 
   template <typename T>
@@ -83,8 +83,8 @@ struct PanelArrays {
   }
 };
 
-// The quadratic model of a Newton step. Candidates are the (sample, class) pairs that take part, those of a sample side by side; its
-// first one is the reference, and the others, "inner" ones, index the matrix.
+// The quadratic model of a Newton step. Candidates are the (sample, class) pairs that take part, those of a sample side by side;
+// its first one is the reference, and the others, "inner" ones, index the matrix.
 struct ModelArrays {
   int* start;         // (n + 1) first candidate of each sample
   int* label;         // (n k) class of each candidate
@@ -112,7 +112,7 @@ struct ModelArrays {
   double* square;     // (groups) ||dV_G||^2
   double* value;      // (4) results of the first block for the others
   int max_inner;
-  int gram_size;      // 0 where the samples are too many
+  int gram_size;  // 0 where the samples are too many
 
   template <typename T>
   SPARSESVM_HD void take(Arena& arena, const Task<T>& task) {
@@ -175,11 +175,11 @@ struct SolveWorkspace {
 
 // The system of the derivatives in the free dual coordinates (core/face_system.h).
 struct FaceArrays {
-  int* base;         // (n) eliminated class of each sample
-  int* first;        // (n + 1) first free coordinate of each sample
-  int* sample;       // (n (k - 1)) of each free coordinate
+  int* base;    // (n) eliminated class of each sample
+  int* first;   // (n + 1) first free coordinate of each sample
+  int* sample;  // (n (k - 1)) of each free coordinate
   int* label;
-  double* alpha;     // (n (k - 1))
+  double* alpha;  // (n (k - 1))
   double* residual;
   double* search;
   double* image;

@@ -45,15 +45,15 @@ extern "C" {
 const char* error_message() { return message().c_str(); }
 int diverge(int threads) { return emulate_divergence(threads); }
 
-#define SPARSESVM_EMULATE(name, T)                                                               \
-  int solve_##name(const void* a, int parts, int threads, unsigned seed) {                       \
-    return emulate<gpu::SolveWorkspace<T>, SolveArguments<T>>(a, parts, threads, seed);          \
-  }                                                                                              \
-  int vjp_##name(const void* a, int parts, int threads, unsigned seed) {                         \
-    return emulate<gpu::DiffWorkspace<T>, VjpArguments<T>>(a, parts, threads, seed);             \
-  }                                                                                              \
-  int jvp_##name(const void* a, int parts, int threads, unsigned seed) {                         \
-    return emulate<gpu::DiffWorkspace<T>, JvpArguments<T>>(a, parts, threads, seed);             \
+#define SPARSESVM_EMULATE(name, T)                                                      \
+  int solve_##name(const void* a, int parts, int threads, unsigned seed) {              \
+    return emulate<gpu::SolveWorkspace<T>, SolveArguments<T>>(a, parts, threads, seed); \
+  }                                                                                     \
+  int vjp_##name(const void* a, int parts, int threads, unsigned seed) {                \
+    return emulate<gpu::DiffWorkspace<T>, VjpArguments<T>>(a, parts, threads, seed);    \
+  }                                                                                     \
+  int jvp_##name(const void* a, int parts, int threads, unsigned seed) {                \
+    return emulate<gpu::DiffWorkspace<T>, JvpArguments<T>>(a, parts, threads, seed);    \
   }
 SPARSESVM_EMULATE(float32, float)
 SPARSESVM_EMULATE(float64, double)

@@ -1,8 +1,8 @@
 // Emulated blocks of threads on the host, for the bodies in csrc/cuda.
 //
 // `Fibers` runs them in one thread, switching at collective calls: always in the same order, or in an order drawn anew at every
-// switch, which must not change a bit of the result. It finds barriers that not all threads reach. `Threads` runs each on a thread of
-// its own, for ThreadSanitizer.
+// switch, which must not change a bit of the result. It finds barriers that not all threads reach. `Threads` runs each on a thread
+// of its own, for ThreadSanitizer.
 #pragma once
 
 #include <ucontext.h>
@@ -100,7 +100,8 @@ class Fibers {
   using Team = HostTeam<Fibers>;
 
   // seed 0: threads run in order of rank; else in an order drawn at every turn.
-  Fibers(Shape shape_, unsigned seed) : shape(shape_), slots(static_cast<std::size_t>(shape.all()) * lanes), seed_(seed), fibers_(shape.all()) {}
+  Fibers(Shape shape_, unsigned seed)
+      : shape(shape_), slots(static_cast<std::size_t>(shape.all()) * lanes), seed_(seed), fibers_(shape.all()) {}
 
   void run(const std::function<void(const Team&)>& body) {
     body_ = &body;
@@ -172,7 +173,8 @@ class Fibers {
     fiber.context.uc_stack.ss_size = stack_bytes;
     fiber.context.uc_link = &scheduler_;
     const auto self = reinterpret_cast<std::uintptr_t>(this);
-    makecontext(&fiber.context, reinterpret_cast<void (*)()>(&Fibers::enter), 3, static_cast<unsigned>(self >> 32), static_cast<unsigned>(self), t);
+    makecontext(&fiber.context, reinterpret_cast<void (*)()>(&Fibers::enter), 3, static_cast<unsigned>(self >> 32),
+                static_cast<unsigned>(self), t);
   }
 
   static void enter(unsigned high, unsigned low, int t) {
@@ -184,7 +186,8 @@ class Fibers {
   std::string stuck() const {
     std::string text;
     for (int t = 0; t < shape.all(); ++t) {
-      if (fibers_[t].state == State::waiting) return "thread " + std::to_string(t) + " waits in " + fibers_[t].kind + " for threads that are done or elsewhere";
+      if (fibers_[t].state == State::waiting)
+        return "thread " + std::to_string(t) + " waits in " + fibers_[t].kind + " for threads that are done or elsewhere";
     }
     return text;
   }
@@ -218,7 +221,11 @@ class Threads {
   using Team = HostTeam<Threads>;
 
   explicit Threads(Shape shape_)
-      : shape(shape_), slots(static_cast<std::size_t>(shape.all()) * lanes), warps_(shape.all() / lanes), blocks_(shape.parts), team_(1) {}
+      : shape(shape_),
+        slots(static_cast<std::size_t>(shape.all()) * lanes),
+        warps_(shape.all() / lanes),
+        blocks_(shape.parts),
+        team_(1) {}
 
   void run(const std::function<void(const Team&)>& body) {
     std::vector<std::thread> threads;

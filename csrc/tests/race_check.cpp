@@ -1,5 +1,5 @@
-// Solves and differentiates a few problems with every emulated thread a thread of its own: run under ThreadSanitizer, which finds what a
-// missing barrier would let happen. Exits with 1 when the answers are not those of the fibers, bit by bit.
+// Solves and differentiates a few problems with every emulated thread a thread of its own: run under ThreadSanitizer, which finds
+// what a missing barrier would let happen. Exits with 1 when the answers are not those of the fibers, bit by bit.
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -54,17 +54,27 @@ struct Case {
     n_iter.resize(tasks);
     status.resize(tasks);
     active.resize(tasks * s.m / s.g);
-    const Batch<T> batch{tasks,         s.n, s.m, s.k, s.g, features.data(), s.n * s.m, s.m, labels.data(), sample_weight.data(), lambda1.data(),
-                         lambda2.data(), s.dual_reg};
+    const Batch<T> batch{tasks,
+                         s.n,
+                         s.m,
+                         s.k,
+                         s.g,
+                         features.data(),
+                         s.n * s.m,
+                         s.m,
+                         labels.data(),
+                         sample_weight.data(),
+                         lambda1.data(),
+                         lambda2.data(),
+                         s.dual_reg};
     auto machine = make_machine();
-    emulate<gpu::SolveWorkspace<T>>(
-        *machine, SolveArguments<T>{batch, 1e-8, 60, nullptr, weights.data(), dual.data(), gap.data(), objective.data(), n_iter.data(),
-                                    status.data(), active.data()});
+    emulate<gpu::SolveWorkspace<T>>(*machine, SolveArguments<T>{batch, 1e-8, 60, nullptr, weights.data(), dual.data(), gap.data(),
+                                                                objective.data(), n_iter.data(), status.data(), active.data()});
     const SolutionView<T> solution{weights.data(), dual.data()};
-    emulate<gpu::DiffWorkspace<T>>(*machine, VjpArguments<T>{batch, solution, weights.data(), grad_features.data(), by_lambda1.data(),
-                                                                      by_lambda2.data(), by_weight.data()});
+    emulate<gpu::DiffWorkspace<T>>(*machine, VjpArguments<T>{batch, solution, weights.data(), grad_features.data(),
+                                                             by_lambda1.data(), by_lambda2.data(), by_weight.data()});
     emulate<gpu::DiffWorkspace<T>>(*machine, JvpArguments<T>{batch, solution, features.data(), lambda1.data(), lambda2.data(),
-                                                                      sample_weight.data(), tangent.data()});
+                                                             sample_weight.data(), tangent.data()});
   }
 
   template <typename V>
@@ -72,8 +82,9 @@ struct Case {
     return std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
   }
   bool operator==(const Case& o) const {
-    return same(weights, o.weights) && same(dual, o.dual) && same(gap, o.gap) && same(grad_features, o.grad_features) && same(tangent, o.tangent) &&
-           same(by_weight, o.by_weight) && same(by_lambda1, o.by_lambda1) && same(by_lambda2, o.by_lambda2) && same(status, o.status);
+    return same(weights, o.weights) && same(dual, o.dual) && same(gap, o.gap) && same(grad_features, o.grad_features) &&
+           same(tangent, o.tangent) && same(by_weight, o.by_weight) && same(by_lambda1, o.by_lambda1) &&
+           same(by_lambda2, o.by_lambda2) && same(status, o.status);
   }
 };
 
