@@ -6,6 +6,8 @@ TORCH ?=
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc sparsesvm -type f -not -name '*.pyc' -not -name '*.so')
+# Kernels for the device at hand, or for one architecture where there is none; make dist compiles for all.
+DEVICE_ARCHS := $(shell if test -e /proc/driver/nvidia/version; then echo native; else echo 90-real; fi)
 NO_DRIVER = test ! -e /proc/driver/nvidia/version && test ! -e /dev/dxg
 
 .PHONY: demo test lint format bench dist clean
@@ -70,5 +72,5 @@ torch: | $(VENV)/bin/python toolchain
 		else $(PIP) torch; fi; }
 
 $(VENV)/.sparsesvm-%: $(SOURCES) | torch
-	$(PIP) --editable '.[$*]'
+	SPARSESVM_CUDA_ARCHS=$${SPARSESVM_CUDA_ARCHS-$(DEVICE_ARCHS)} $(PIP) --editable '.[$*]'
 	@touch $@

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "binding_arguments.h"
 #include "cpu/driver.h"
 #include "regression_bindings.h"
 
@@ -12,60 +13,8 @@ namespace py = pybind11;
 
 namespace {
 
-using sparsesvm::Batch;
+using namespace sparsesvm::binding;
 using sparsesvm::index;
-using sparsesvm::JvpArguments;
-using sparsesvm::SolveArguments;
-using sparsesvm::VjpArguments;
-using address = std::uintptr_t;
-
-template <typename T>
-T* at(address where) {
-  return reinterpret_cast<T*>(where);
-}
-
-template <typename T>
-Batch<T> sizes(index n_tasks, index n_samples, index n_features, index n_way, index group_size) {
-  Batch<T> batch{};
-  batch.n_tasks = n_tasks;
-  batch.n_samples = n_samples;
-  batch.n_features = n_features;
-  batch.n_way = n_way;
-  batch.group_size = group_size;
-  return batch;
-}
-
-// The arguments that every entry point begins with, in their order.
-struct Problem {
-  index n_tasks, n_samples, n_features, n_way, group_size;
-  address features;
-  index task_stride, row_stride;
-  address labels, sample_weight, lambda1, lambda2;
-  double dual_reg;
-
-  template <typename T>
-  Batch<T> batch() const {
-    Batch<T> b = sizes<T>(n_tasks, n_samples, n_features, n_way, group_size);
-    b.features = at<const T>(features);
-    b.task_stride = task_stride;
-    b.row_stride = row_stride;
-    b.labels = at<const std::int64_t>(labels);
-    b.sample_weight = at<const double>(sample_weight);
-    b.lambda1 = at<const double>(lambda1);
-    b.lambda2 = at<const double>(lambda2);
-    b.dual_reg = dual_reg;
-    return b;
-  }
-};
-
-#define PROBLEM_PARAMETERS                                                                                                      \
-  index n_tasks, index n_samples, index n_features, index n_way, index group_size, address features, index task_stride,       \
-      index row_stride, address labels, address sample_weight, address lambda1, address lambda2, double dual_reg
-#define PROBLEM                                                                                                              \
-  Problem {                                                                                                                  \
-    n_tasks, n_samples, n_features, n_way, group_size, features, task_stride, row_stride, labels, sample_weight, lambda1,    \
-        lambda2, dual_reg                                                                                                    \
-  }
 
 // Whether all values are what the solver takes. The caller, who has the names, explains where they are not.
 bool acceptable(index n_tasks, index n_samples, index n_way, address labels, address sample_weight, address lambda1, address lambda2) {
@@ -86,9 +35,7 @@ bool acceptable(index n_tasks, index n_samples, index n_way, address labels, add
 template <typename T>
 void solve_typed(const Problem& problem, double tol, index max_iter, address init_dual, address weights, address dual, address gap,
                  address objective, address n_iter, address status, address active, address workspace, index bytes, int n_threads) {
-  const SolveArguments<T> arguments{problem.batch<T>(), tol,           max_iter,           at<const double>(init_dual),
-                                    at<T>(weights),     at<T>(dual),   at<double>(gap),    at<double>(objective),
-                                    at<std::int64_t>(n_iter), at<std::int8_t>(status), at<std::uint8_t>(active)};
+  const auto arguments = solve_arguments<T>(problem, tol, max_iter, init_dual, weights, dual, gap, objective, n_iter, status, active);
   sparsesvm::cpu::solve(arguments, at<void>(workspace), bytes, n_threads);
 }
 
@@ -102,9 +49,8 @@ void solve(bool is_double, PROBLEM_PARAMETERS, double tol, index max_iter, addre
 template <typename T>
 void vjp_typed(const Problem& problem, address weights, address dual, address grad_weights, address grad_features, address grad_lambda1,
                address grad_lambda2, address grad_sample_weight, address workspace, index bytes, int n_threads) {
-  const VjpArguments<T> arguments{problem.batch<T>(),    {at<const T>(weights), at<const T>(dual)}, at<const T>(grad_weights),
-                                  at<T>(grad_features),  at<double>(grad_lambda1),                 at<double>(grad_lambda2),
-                                  at<double>(grad_sample_weight)};
+  const auto arguments =
+      vjp_arguments<T>(problem, weights, dual, grad_weights, grad_features, grad_lambda1, grad_lambda2, grad_sample_weight);
   sparsesvm::cpu::vjp(arguments, at<void>(workspace), bytes, n_threads);
 }
 
@@ -119,13 +65,8 @@ template <typename T>
 void jvp_typed(const Problem& problem, address weights, address dual, address tangent_features, address tangent_lambda1,
                address tangent_lambda2, address tangent_sample_weight, address tangent_weights, address workspace, index bytes,
                int n_threads) {
-  const JvpArguments<T> arguments{problem.batch<T>(),
-                                  {at<const T>(weights), at<const T>(dual)},
-                                  at<const T>(tangent_features),
-                                  at<const double>(tangent_lambda1),
-                                  at<const double>(tangent_lambda2),
-                                  at<const double>(tangent_sample_weight),
-                                  at<T>(tangent_weights)};
+  const auto arguments = jvp_arguments<T>(problem, weights, dual, tangent_features, tangent_lambda1, tangent_lambda2,
+                                          tangent_sample_weight, tangent_weights);
   sparsesvm::cpu::jvp(arguments, at<void>(workspace), bytes, n_threads);
 }
 
@@ -146,16 +87,11 @@ index diff_workspace(bool is_double, index n_tasks, index n_samples, index n_fea
                    : sparsesvm::cpu::diff_workspace(sizes<float>(n_tasks, n_samples, n_features, n_way, group_size), n_threads);
 }
 
-py::dict backends() {
-  py::dict cpu, cuda, all;
+py::dict simd() {
+  py::dict cpu;
   cpu["simd"] = sparsesvm::cpu::simd_level();
   cpu["built"] = sparsesvm::cpu::simd_levels();
-  cuda["built"] = false;
-  cuda["usable"] = false;
-  cuda["reason"] = "this version has no CUDA backend";
-  all["cpu"] = cpu;
-  all["cuda"] = cuda;
-  return all;
+  return cpu;
 }
 
 }  // namespace
@@ -168,6 +104,6 @@ PYBIND11_MODULE(_core, module) {
   module.def("jvp", &jvp, release());
   module.def("solve_workspace", &solve_workspace);
   module.def("diff_workspace", &diff_workspace);
-  module.def("backends", &backends);
+  module.def("simd", &simd);
   bind_regression(module);
 }

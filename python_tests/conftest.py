@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+import sparsesvm
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY))  # for `benchmarks`, which is not installed; last, so that `sparsesvm` is the installed one
 
@@ -33,6 +35,15 @@ def four_threads():
     torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none, with the reason that `sparsesvm.backends()` gives."""
+    cuda = sparsesvm.backends()["cuda"]
+    if not cuda["usable"]:
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason=f"no usable CUDA device: {cuda['reason']}"))
 
 
 def reference_folder() -> Path:

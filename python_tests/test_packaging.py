@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.resources
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import torch
 
 import sparsesvm
 from sparsesvm import _core
@@ -22,6 +26,26 @@ def test_the_compiled_module_links_neither_torch_nor_openmp():
 def test_the_compiled_module_imports_without_torch():
     folder = str(Path(_core.__file__).parent)
     program = f"import sys; sys.path.insert(0, {folder!r}); import _core; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_cuda_backend_is_there_or_says_why_not():
+    state = sparsesvm.backends()["cuda"]
+    assert state["built"] == (importlib.util.find_spec("sparsesvm._cuda") is not None)
+    assert state["usable"] == (state["reason"] == "")
+    if not state["usable"]:
+        assert not (torch.cuda.is_available() and state["built"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sparsesvm._cuda") is None, reason="built without CUDA")
+def test_the_cuda_module_needs_neither_driver_nor_torch():
+    from sparsesvm import _cuda
+
+    output = subprocess.run(["ldd", _cuda.__file__], capture_output=True, text=True, check=True).stdout
+    linked = [line.split()[0] for line in output.splitlines()]
+    assert not any(library in name for name in linked for library in ("cuda", "torch", "c10"))
+    folder = str(Path(_cuda.__file__).parent)
+    program = f"import sys; sys.path.insert(0, {folder!r}); import _cuda; _cuda.devices(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

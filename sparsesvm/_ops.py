@@ -16,7 +16,11 @@ import torch
 from torch import Tensor
 
 from sparsesvm import _checks, _core
+from sparsesvm._backends import HAS_CUDA
 from sparsesvm.results import ConvergenceError, ConvergenceWarning, StatusCode
+
+if HAS_CUDA:
+    from sparsesvm import _cuda
 
 _UNCONVERGED = "a task did not converge: {}. Its status, gap and n_iter are in the Solution."
 _INEXACT = "the gradient of a task that did not converge is not exact; see status and gap of its Solution."
@@ -36,11 +40,18 @@ def solve(
     max_iter: int,
     on_failure: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Check the values, solve, report failures. Returns the fields of `Solution`."""
+    """Check the values, solve, report failures. Returns the fields of `Solution`.
+
+    On a CUDA device values are neither checked nor looked at, so that nothing waits for the device, but for a report of failures.
+    """
+    if features.is_cuda and on_failure != "ignore" and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            f'on_failure must be "ignore" while a CUDA graph is captured, as a report waits for the device; got "{on_failure}"'
+        )
     inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
     addresses = _addresses(*inputs)
     sizes = _sizes(features, n_way, group_size)
-    if not _core.acceptable(sizes[1], sizes[2], n_way, *addresses[3:]):
+    if not (features.is_cuda or _core.acceptable(sizes[1], sizes[2], n_way, *addresses[3:])):
         _checks.check_label_range(labels, n_way)
         _checks.check_penalty_range("sample_weight", sample_weight)
         _checks.check_penalty_range("lambda1", lambda1)
@@ -50,10 +61,10 @@ def solve(
         init_dual = init_dual.contiguous()
     outputs = _solve_outputs(features, n_way, group_size)
     weights, dual, gap, objective, n_iter, status, active = outputs
-    n_threads = torch.get_num_threads()
-    workspace = _workspace(_core.solve_workspace(*sizes, n_threads))
-    _core.solve(
-        *sizes,
+    _launch(
+        "solve",
+        features,
+        sizes,
         *addresses,
         dual_reg,
         tol,
@@ -66,9 +77,6 @@ def solve(
         n_iter.data_ptr(),
         status.data_ptr(),
         active.data_ptr(),
-        workspace.data_ptr(),
-        workspace.numel(),
-        n_threads,
     )
     _report(status, gap, n_iter, on_failure)
     return outputs
@@ -88,17 +96,15 @@ def vjp(
     dual_reg: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of features, sample_weight, lambda1 and lambda2 for a cotangent of the weights."""
-    if status.numel() and int(status.max()) != StatusCode.CONVERGED:
-        warnings.warn(_INEXACT, ConvergenceWarning, stacklevel=2)
+    _warn_of_inexact(status)
     outputs = _vjp_outputs(features)
     grad_features, grad_sample_weight, grad_lambda1, grad_lambda2 = outputs
     inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
     weights, dual, grad_weights = weights.contiguous(), dual.contiguous(), grad_weights.contiguous()
-    n_threads = torch.get_num_threads()
-    sizes = _sizes(features, weights.shape[-2], group_size)
-    workspace = _workspace(_core.diff_workspace(*sizes, n_threads))
-    _core.vjp(
-        *sizes,
+    _launch(
+        "vjp",
+        features,
+        _sizes(features, weights.shape[-2], group_size),
         *_addresses(*inputs),
         dual_reg,
         weights.data_ptr(),
@@ -108,9 +114,6 @@ def vjp(
         grad_lambda1.data_ptr(),
         grad_lambda2.data_ptr(),
         grad_sample_weight.data_ptr(),
-        workspace.data_ptr(),
-        workspace.numel(),
-        n_threads,
     )
     return outputs
 
@@ -132,18 +135,16 @@ def jvp(
     dual_reg: float,
 ) -> Tensor:
     """Tangent of the weights for tangents of features, sample_weight, lambda1 and lambda2."""
-    if status.numel() and int(status.max()) != StatusCode.CONVERGED:
-        warnings.warn(_INEXACT, ConvergenceWarning, stacklevel=2)
+    _warn_of_inexact(status)
     tangent_weights = torch.empty_like(weights, memory_format=torch.contiguous_format)
     inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
     weights, dual = weights.contiguous(), dual.contiguous()
     tangent_features, tangent_sample_weight = tangent_features.contiguous(), tangent_sample_weight.contiguous()
     tangent_lambda1, tangent_lambda2 = tangent_lambda1.contiguous(), tangent_lambda2.contiguous()
-    n_threads = torch.get_num_threads()
-    sizes = _sizes(features, weights.shape[-2], group_size)
-    workspace = _workspace(_core.diff_workspace(*sizes, n_threads))
-    _core.jvp(
-        *sizes,
+    _launch(
+        "jvp",
+        features,
+        _sizes(features, weights.shape[-2], group_size),
         *_addresses(*inputs),
         dual_reg,
         weights.data_ptr(),
@@ -153,16 +154,13 @@ def jvp(
         tangent_lambda2.data_ptr(),
         tangent_sample_weight.data_ptr(),
         tangent_weights.data_ptr(),
-        workspace.data_ptr(),
-        workspace.numel(),
-        n_threads,
     )
     return tangent_weights
 
 
-solve_op = torch.library.custom_op("sparsesvm::solve", solve, mutates_args=(), device_types="cpu")
-vjp_op = torch.library.custom_op("sparsesvm::vjp", vjp, mutates_args=(), device_types="cpu")
-jvp_op = torch.library.custom_op("sparsesvm::jvp", jvp, mutates_args=(), device_types="cpu")
+solve_op = torch.library.custom_op("sparsesvm::solve", solve, mutates_args=(), device_types=("cpu", "cuda"))
+vjp_op = torch.library.custom_op("sparsesvm::vjp", vjp, mutates_args=(), device_types=("cpu", "cuda"))
+jvp_op = torch.library.custom_op("sparsesvm::jvp", jvp, mutates_args=(), device_types=("cpu", "cuda"))
 
 
 @solve_op.register_fake
@@ -292,15 +290,33 @@ def _addresses(
     )
 
 
-def _workspace(n_bytes: int) -> Tensor:
-    return torch.empty(n_bytes, dtype=torch.uint8)
+def _launch(name: str, features: Tensor, sizes: tuple[bool, int, int, int, int, int], *arguments: Any) -> None:
+    """Call the compiled function of that name for the device of the features, with scratch memory."""
+    if features.is_cuda:
+        device = features.device.index
+        plan = (_cuda.solve_plan if name == "solve" else _cuda.diff_plan)(*sizes, device)
+        stream = torch.cuda.current_stream(device).cuda_stream
+        # Freed at once, and by torch's allocator given to later work of the same stream only.
+        workspace = features.new_empty(plan[0], dtype=torch.uint8)
+        getattr(_cuda, name)(*sizes, *arguments, workspace.data_ptr(), *plan, device, stream)
+    else:
+        n_threads = torch.get_num_threads()
+        n_bytes = (_core.solve_workspace if name == "solve" else _core.diff_workspace)(*sizes, n_threads)
+        workspace = torch.empty(n_bytes, dtype=torch.uint8)
+        getattr(_core, name)(*sizes, *arguments, workspace.data_ptr(), n_bytes, n_threads)
+
+
+def _warn_of_inexact(status: Tensor) -> None:
+    """Not on a CUDA device, which one would wait for."""
+    if not status.is_cuda and status.numel() and int(status.max()) != StatusCode.CONVERGED:
+        warnings.warn(_INEXACT, ConvergenceWarning, stacklevel=3)
 
 
 def _report(status: Tensor, gap: Tensor, n_iter: Tensor, on_failure: str) -> None:
-    if status.numel() == 0 or int(status.max()) == StatusCode.CONVERGED:
+    if (status.is_cuda and on_failure == "ignore") or status.numel() == 0 or int(status.max()) == StatusCode.CONVERGED:
         return
     non_finite = status == StatusCode.NON_FINITE
-    if non_finite.any():
+    if not status.is_cuda and non_finite.any():
         raise ValueError(
             f"features must be finite; {_first(non_finite)} holds NaN or infinity in a sample of positive weight, or overflows "
             "with these penalties and weights. Give such samples sample_weight 0 or replace the values with torch.nan_to_num; "

@@ -67,8 +67,13 @@ def solve(
         ConvergenceError: with on_failure="raise".
         NotImplementedError: when the weights are differentiated twice.
 
-    Tasks share torch's threads (`torch.set_num_threads`), whose number does not change the result. As for torch itself, a process
-    forked after these were used must set one thread, as the workers of a DataLoader do.
+    On a CUDA device the work goes to the current stream, and only a report of failures waits for it: with
+    on_failure="ignore" and n_way given nothing does, so that the call can be captured in a CUDA graph. Values are not looked
+    at there: a task whose features, labels, weights or penalties are out of range has the status NON_FINITE and weights that
+    are NaN, other tasks are unharmed; and the gradient of a task that did not converge does not warn.
+
+    On the CPU tasks share torch's threads (`torch.set_num_threads`), whose number does not change the result. As for torch
+    itself, a process forked after these were used must set one thread, as the workers of a DataLoader do.
 
     Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dual. The gradient differentiates the
     optimality conditions on the active groups and the free dual coordinates. Formulas: docs/method.md.

@@ -58,7 +58,7 @@ class _Dual:
 def project(x: Tensor) -> Tensor:
     """Rows of x onto the probability simplex, by sorting."""
     descending = x.sort(-1, descending=True).values
-    counts = torch.arange(1, x.shape[-1] + 1, dtype=x.dtype)
+    counts = torch.arange(1, x.shape[-1] + 1, dtype=x.dtype, device=x.device)
     threshold = ((descending.cumsum_(-1) - 1) / counts).amax(-1, keepdim=True)
     return torch.relu_(x - threshold)
 

@@ -30,16 +30,16 @@ def program(one_hot: Tensor, lambda2: float) -> Program:
     """The program for one-hot labels (tasks, n, k)."""
     n_tasks, n_samples, n_way = one_hot.shape
     targets = one_hot.reshape(n_tasks, -1)
-    identity = torch.eye(n_samples * n_way, dtype=one_hot.dtype).expand(n_tasks, -1, -1)
-    sums = torch.eye(n_samples, dtype=one_hot.dtype).repeat_interleave(n_way, 1).expand(n_tasks, -1, -1)
+    identity = torch.eye(n_samples * n_way, dtype=one_hot.dtype, device=one_hot.device).expand(n_tasks, -1, -1)
+    sums = torch.eye(n_samples, dtype=one_hot.dtype, device=one_hot.device).repeat_interleave(n_way, 1).expand(n_tasks, -1, -1)
     return Program(-targets, identity, targets / lambda2, sums, one_hot.new_zeros(n_tasks, n_samples))
 
 
 def quadratic(features: Tensor, n_way: int, ridge: float) -> Tensor:
     """(K + ridge I) kron I_k."""
-    gram = features @ features.mT + ridge * torch.eye(features.shape[-2], dtype=features.dtype)
+    gram = features @ features.mT + ridge * torch.eye(features.shape[-2], dtype=features.dtype, device=features.device)
     size = features.shape[-2] * n_way
-    expanded = gram[:, :, None, :, None] * torch.eye(n_way, dtype=features.dtype)[:, None, :]
+    expanded = gram[:, :, None, :, None] * torch.eye(n_way, dtype=features.dtype, device=features.device)[:, None, :]
     return expanded.reshape(-1, size, size)
 
 

@@ -8,16 +8,16 @@ SPARSESVM_BEGIN
 
 class Arena {
  public:
-  Arena(void* base, index bytes) : base_(static_cast<char*>(base)), capacity_(bytes) {}
+  SPARSESVM_HD Arena(void* base, index bytes) : base_(static_cast<char*>(base)), capacity_(bytes) {}
 
   template <typename T>
-  T* take(index count) {
+  SPARSESVM_HD T* take(index count) {
     const index start = (used_ + alignment - 1) / alignment * alignment;
     used_ = start + count * static_cast<index>(sizeof(T));
     return base_ != nullptr && used_ <= capacity_ ? reinterpret_cast<T*>(base_ + start) : nullptr;
   }
 
-  index used() const { return used_; }
+  SPARSESVM_HD index used() const { return used_; }
 
  private:
   static constexpr index alignment = 64;

@@ -16,3 +16,10 @@
   }
 
 #define SPARSESVM_INLINE inline __attribute__((always_inline))
+
+// Small functions that kernels call as well.
+#ifdef __CUDACC__
+#define SPARSESVM_HD __host__ __device__
+#else
+#define SPARSESVM_HD
+#endif

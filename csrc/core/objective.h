@@ -17,7 +17,7 @@ struct SampleValue {
 
 // The probability vector that maximises a sample's term of the dual at the given scores: the vertex of the worst violation, or with
 // smoothing (dual_reg / lambda2) a projection. The sample's own class wins ties.
-inline void best_response(const double* scores, index label, index k, double smoothing, double* out) {
+SPARSESVM_HD inline void best_response(const double* scores, index label, index k, double smoothing, double* out) {
   if (smoothing == 0) {
     index low = label;
     for (index l = 0; l < k; ++l) low = (label == l) - scores[l] < (label == low) - scores[low] ? l : low;
@@ -29,7 +29,8 @@ inline void best_response(const double* scores, index label, index k, double smo
 }
 
 // `scores` (k), `dual` (k): the probability vector of the sample; `scratch` (k). `smoothing` = dual_reg / lambda2.
-inline SampleValue sample_value(const double* scores, const double* dual, index label, index k, double smoothing, double* scratch) {
+SPARSESVM_HD inline SampleValue sample_value(const double* scores, const double* dual, index label, index k, double smoothing,
+                                            double* scratch) {
   if (smoothing == 0) {
     double low = (label == 0) - scores[0];
     for (index l = 1; l < k; ++l) {

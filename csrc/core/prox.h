@@ -7,13 +7,13 @@
 SPARSESVM_BEGIN
 
 // Factor of block soft-thresholding: BST(v, lambda1) = factor * v for a block of norm r. Safe at r = 0.
-SPARSESVM_INLINE double soft_threshold_factor(double norm, double lambda1) {
+SPARSESVM_HD SPARSESVM_INLINE double soft_threshold_factor(double norm, double lambda1) {
   return norm > lambda1 ? (lambda1 > 0 ? 1 - lambda1 / norm : 1.0) : 0.0;
 }
 
 // Euclidean projection of x on the simplex of the given total, in place, by discarding entries below the running threshold.
 // Entries leave the support for good, so at most k passes are made; entries outside come out as exact zeros.
-inline void project_simplex(double* x, index k, double total) {
+SPARSESVM_HD inline void project_simplex(double* x, index k, double total) {
   double top = x[0];
   for (index l = 1; l < k; ++l) top = x[l] > top ? x[l] : top;
   // Shifted by the largest entry, the threshold lies in [-total, 0): large inputs lose no digits, and whatever is below -total is out.

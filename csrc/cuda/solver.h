@@ -1,0 +1,196 @@
+// The algorithm: first-order steps to the neighbourhood of the solution, then Newton steps to the certificate.
+#pragma once
+
+#include "cuda/newton.h"
+#include "cuda/output.h"
+#include "cuda/start.h"
+#include "cuda/state.h"
+
+SPARSESVM_BEGIN
+namespace gpu {
+
+template <typename T, class Team>
+class Solver {
+ public:
+  // `w` is this block's copy, with sizes set and arrays taken.
+  SPARSESVM_HD Solver(Team team, SolveWorkspace<T>& w) : team_(team), w_(w), task_(w.task), state_(w.state) {}
+
+  SPARSESVM_HD void solve(const SolveArguments<T>& arguments, index number) {
+    bind(team_, task_, arguments.batch, number);
+    n_absent_ = find_absent_classes(team_, w_);
+    feature_bound_ = feature_bound(team_, task_, state_, w_.model, w_.panel);
+    const double lambda2 = task_.lambda2, smoothing = task_.smoothing, target = arguments.tol * task_.total_weight;
+    const double* init_dual = arguments.init_dual == nullptr ? nullptr : arguments.init_dual + number * task_.n_samples * task_.k;
+    start_dual(team_, w_, init_dual);
+    warm_ = init_dual != nullptr;
+    Status status = Status::stalled;
+    double first_gap = 0, factor = 1;
+    int iterations = 0;
+    const int limit = static_cast<int>(arguments.max_iter);
+    // Where lambda2 is tiny the dual is nearly a linear program, and Newton steps from far away stall. Then each problem of a
+    // sequence starts at the solution of one with ten times its lambda2, and the better of both attempts is kept.
+    for (int stage = 0; stage <= last_stage; ++stage) {
+      const bool in_between = stage > 0 && stage < last_stage;
+      set_lambda2(lambda2 * factor, smoothing / factor);
+      const double loose = larger(target, 1e-5 * task_.total_weight);
+      const int until =
+          stage == 0 ? static_cast<int>(static_cast<index>(limit) * 2 / 5) : (in_between ? smaller(iterations + 10, limit) : limit);
+      status = iterate(in_between ? loose : target, until, iterations);
+      if (stage == 0) {
+        if (status == Status::converged || status == Status::non_finite || iterations >= limit) break;
+        first_gap = best_gap_;
+        copy(w_.best, w_.first_try);
+        start_dual(team_, w_, init_dual);
+        warm_ = init_dual != nullptr;
+        factor = 1e5;
+      } else if (in_between) {
+        copy(w_.best, state_.dual);
+        warm_ = true;
+        factor = stage == last_stage - 1 ? 1.0 : 0.1 * factor;
+      } else if (best_gap_ > first_gap) {
+        copy(w_.first_try, w_.best);
+        best_is_current_ = false;
+      }
+    }
+    write(arguments, number, status, iterations);
+  }
+
+ private:
+  using Newton = NewtonStep<T, Team>;
+
+  static constexpr int last_stage = 6;
+  static constexpr int max_warm_bursts = 6;
+  static constexpr int burst = 25;
+
+  SPARSESVM_HD void copy(const double* from, double* to) {
+    team_.sync_team();
+    for (int e = team_rank(team_); e < task_.n * task_.k; e += team_size(team_)) to[e] = from[e];
+    team_.sync_team();
+  }
+
+  SPARSESVM_HD void set_lambda2(double lambda2, double smoothing) {
+    team_.sync();
+    if (team_.rank() == 0) {
+      task_.lambda2 = lambda2;
+      task_.smoothing = smoothing;
+    }
+    team_.sync();
+  }
+
+  // Outer iterations from the dual until the certificate, counted on from `iterations` up to max_iter.
+  SPARSESVM_HD Status iterate(double target, int max_iter, int& iterations) {
+    const double total = task_.total_weight, lipschitz = dual_lipschitz(team_, task_, feature_bound_);
+    bool scaling = task_.lambda1 > 0 && !warm_;
+    int warming = scaling ? max_warm_bursts : 0;
+    bool polishing = false, prefer_first_order = false, fresh = true;
+    double searching = 0, gap_before = 0, reference_gap = 0;
+    int since_progress = 0, stalls = 0, extra = 0, first_order = 0;
+    best_gap_ = 0;
+    for (;;) {
+      if (first_order > 0) {
+        take_first_order(team_, w_, lipschitz, first_order);
+        average_absent_classes(team_, w_, n_absent_);
+      }
+      first_order = 0;
+      evaluate(team_, task_, state_);
+      if (scaling) {
+        scaling = false;
+        scale_start(team_, w_);
+        continue;
+      }
+      if (searching < 0) {
+        const double at_one = Newton::slope(team_, w_);
+        const double at_zero = searching;
+        searching = 0;
+        if (at_one > -0.1 * at_zero) {
+          Newton::shorten(team_, w_, at_zero, at_one);
+          continue;
+        }
+      }
+      certify(team_, task_, state_);
+      if (!(state_.gap <= 1e300) || !(state_.objective <= 1e300) || !(total <= 1e300)) return Status::non_finite;
+      best_is_current_ = fresh || state_.gap < best_gap_;
+      if (best_is_current_) {
+        best_gap_ = state_.gap;
+        copy(state_.dual, w_.best);
+      }
+      // Close to the solution Newton steps need no help.
+      if (polishing && state_.gap > 0.1 * gap_before && best_gap_ > target) {
+        polishing = false;
+        first_order = burst / 2;
+        continue;
+      }
+      polishing = false;
+      if (best_gap_ <= target) {
+        // Where the objective is far below sum_i c_i a few more steps make the gap small beside it as well.
+        const bool small = best_gap_ * total <= target * state_.objective;
+        if (small || ++extra > 5 || iterations >= max_iter) return Status::converged;
+      }
+      if (iterations >= max_iter) return Status::max_iter;
+      if (fresh || best_gap_ < 0.5 * reference_gap) {
+        reference_gap = best_gap_;
+        since_progress = stalls = 0;
+        prefer_first_order = false;
+      } else if (++since_progress >= 5) {
+        since_progress = 0;
+        prefer_first_order = !prefer_first_order;
+        if (++stalls >= 8) return Status::stalled;
+      }
+      // One outer iteration.
+      ++iterations;
+      if (warming > 0 && (fresh || state_.gap < 0.5 * gap_before)) {
+        --warming;
+        gap_before = state_.gap;
+        first_order = burst;
+      } else {
+        warming = 0;
+        gap_before = state_.gap;
+        searching = prefer_first_order ? 0.0 : Newton::step(team_, w_, state_.gap, target);
+        polishing = searching < 0 && task_.lambda1 > 0;
+        if (!(searching < 0)) first_order = 2 * burst;
+      }
+      fresh = false;
+      if (searching < 0) average_absent_classes(team_, w_, n_absent_);
+    }
+  }
+
+  // What the caller gets is certified as it is, rounded.
+  SPARSESVM_HD void write(const SolveArguments<T>& arguments, index number, Status status, int iterations) {
+    const bool finite = status != Status::non_finite;
+    const double target = arguments.tol * task_.total_weight;
+    bool again = finite && !best_is_current_;
+    if (again) copy(w_.best, state_.dual);
+    for (int stage = 0;;) {
+      if (again) {
+        evaluate(team_, task_, state_);
+        certify(team_, task_, state_);
+        again = false;
+      }
+      if (stage == 3 || !finite) break;
+      if (!change_weights(team_, w_, stage++)) continue;
+      // The gap of weights that the dual does not link to changes with the objective.
+      const double gap = state_.gap, objective = state_.objective;
+      add_scores(team_, task_, state_);
+      certify(team_, task_, state_);
+      const double now = larger(gap + state_.objective - objective, 0.0);
+      team_.sync();
+      if (team_.rank() == 0) state_.gap = now;
+      team_.sync();
+      again = stage == 2 && !(now <= larger(gap, target));
+    }
+    write_outputs(team_, w_, arguments, number, status, iterations);
+  }
+
+  Team team_;
+  SolveWorkspace<T>& w_;
+  Task<T>& task_;
+  StateArrays& state_;
+  double best_gap_ = 0;       // of this attempt
+  double feature_bound_ = 0;  // on the largest eigenvalue of F F'
+  int n_absent_ = 0;          // classes without samples
+  bool warm_ = false;
+  bool best_is_current_ = false;
+};
+
+}  // namespace gpu
+SPARSESVM_END

@@ -1,0 +1,112 @@
+// Who works on a task: a team of one or more blocks of threads. The bodies in this folder are templates on it, so that the same
+// source runs in a kernel (device_team.cuh) and on the host with emulated threads (tests/host_team.h).
+//
+//   part(), parts()     this block's place in the team, and how many blocks it has
+//   rank(), size()      this thread's place in its block
+//   warp(), warps()     this thread's warp in its block; a warp has 32 lanes
+//   lane()
+//   sync()              barrier of the block
+//   sync_team()         barrier of all blocks of the team
+//   sum(x), max(x)      over the block, the result for every thread; also a barrier of the block
+//   warp_sum(x)         over the warp, the result for every lane; no barrier
+//   warp_sums(values)   lane l < N gets the sum of values[l] over the warp; no barrier
+//   warp_sync()         barrier of the warp
+//
+// A team is passed by value. Collective calls stand where all threads concerned arrive: loops and branches around them depend on
+// values that are equal for all, either computed by all from the same numbers or read after a barrier. Blocks of a team repeat what
+// is small, such as sums over samples, instead of exchanging it: the same operations in the same order give the same bits.
+#pragma once
+
+#include "core/macros.h"
+#include "core/problem.h"
+
+#if defined(__CUDA_ARCH__)
+#define SPARSESVM_UNROLL _Pragma("unroll")
+#define SPARSESVM_NO_UNROLL _Pragma("unroll 1")
+#else
+#define SPARSESVM_UNROLL
+#define SPARSESVM_NO_UNROLL
+#endif
+
+// Functions that a kernel calls from several places, or whose registers should not add up with the caller's: without it kernels
+// take minutes to compile and spill. Their arguments must be values and references into shared or global memory, never to local
+// variables.
+#if defined(__CUDACC__)
+#define SPARSESVM_NOINLINE __noinline__
+#else
+#define SPARSESVM_NOINLINE
+#endif
+
+SPARSESVM_BEGIN
+namespace gpu {
+
+constexpr int lanes = 32;
+
+// Part `part` of `parts` of the numbers 0 .. count - 1.
+struct Range {
+  int begin, end;
+};
+SPARSESVM_HD inline Range share(int count, int part, int parts) {
+  return {static_cast<int>(static_cast<index>(count) * part / parts),
+          static_cast<int>(static_cast<index>(count) * (part + 1) / parts)};
+}
+
+// Where a thread stands among all threads of its team.
+template <class Team>
+SPARSESVM_HD int team_rank(Team team) {
+  return team.part() * team.size() + team.rank();
+}
+template <class Team>
+SPARSESVM_HD int team_size(Team team) {
+  return team.parts() * team.size();
+}
+
+// Lists, in order, the positions where `flags` is `wanted`; returns how many, to every thread of the block. `counts` has one entry
+// per thread.
+template <class Team>
+SPARSESVM_HD SPARSESVM_NOINLINE int list_flagged(Team block, const char* flags, char wanted, int n, int* list, int* counts) {
+  const Range own = share(n, block.rank(), block.size());
+  int count = 0;
+  for (int e = own.begin; e < own.end; ++e) count += flags[e] == wanted;
+  counts[block.rank()] = count;
+  block.sync();
+  int before = 0, total = 0;
+  for (int r = 0; r < block.size(); ++r) {
+    before += r < block.rank() ? counts[r] : 0;
+    total += counts[r];
+  }
+  for (int e = own.begin; e < own.end; ++e) {
+    if (flags[e] == wanted) list[before++] = e;
+  }
+  block.sync();
+  return total;
+}
+
+// Replaces values[0 .. n - 1] by the sums of those before; values[n] becomes the total, which is returned to every thread of the
+// block.
+template <class Team>
+SPARSESVM_HD SPARSESVM_NOINLINE int add_before(Team block, int* values, int n, int* counts) {
+  const Range own = share(n, block.rank(), block.size());
+  int count = 0;
+  for (int e = own.begin; e < own.end; ++e) count += values[e];
+  counts[block.rank()] = count;
+  block.sync();
+  int before = 0, total = 0;
+  for (int r = 0; r < block.size(); ++r) {
+    before += r < block.rank() ? counts[r] : 0;
+    total += counts[r];
+  }
+  for (int e = own.begin; e < own.end; ++e) {
+    const int value = values[e];
+    values[e] = before;
+    before += value;
+  }
+  if (block.rank() == 0) values[n] = total;
+  block.sync();
+  return total;
+}
+
+constexpr int max_threads = 1024;  // of a block
+
+}  // namespace gpu
+SPARSESVM_END

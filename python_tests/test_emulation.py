@@ -1,0 +1,259 @@
+"""The CUDA kernels' bodies on emulated blocks: the CPU solver's answers, whatever the team and the order of its threads.
+
+Needs the C++ compiler, not CUDA. What only a device can show is in test_cuda.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from emulation import FLAGS, SOURCES, Emulator, Problem, compile_library, compiler
+from test_reference_data import SMALL_CASES, load_small
+
+from benchmarks.problems import adversarial, episode
+from sparsesvm import Solution, StatusCode, _ops
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    return compile_library(tmp_path_factory.mktemp("emulation"))
+
+
+@pytest.fixture
+def emulator(library):
+    return Emulator(library)
+
+
+def problem_of(data, dtype=torch.float64):
+    """All levels of a stored case as one batch."""
+    levels, n = len(data["lam1"]), len(data["y"])
+
+    def repeated(array):
+        return torch.from_numpy(np.ascontiguousarray(array)).expand(levels, *array.shape).contiguous()
+
+    return Problem(
+        features=repeated(data["F"]).to(dtype),
+        labels=repeated(data["y"]),
+        sample_weight=repeated(data.get("sample_weight", np.ones(n))),
+        lambda1=torch.from_numpy(data["lam1"]).double(),
+        lambda2=torch.full((levels,), float(data["lam2"]), dtype=torch.float64),
+        n_way=int(data["k"]),
+        group_size=int(data.get("group_size", 1)),
+        dual_reg=float(data.get("dual_reg", 0.0)),
+    )
+
+
+def random_problem(rng, *, n_tasks=2, n_way=4, n_samples=10, n_features=30, lambda1=0.2, dtype=torch.float64, **others):
+    tasks = [torch.from_numpy(episode(rng, n_way, n_samples, n_features)[0]) for _ in range(n_tasks)]
+    return Problem(
+        features=torch.stack(tasks).to(dtype),
+        labels=(torch.arange(n_samples) % n_way).expand(n_tasks, -1).contiguous(),
+        sample_weight=torch.ones(n_tasks, n_samples, dtype=torch.float64),
+        lambda1=torch.full((n_tasks,), lambda1, dtype=torch.float64),
+        lambda2=torch.full((n_tasks,), 0.1, dtype=torch.float64),
+        n_way=n_way,
+        **others,
+    )
+
+
+def solve_on_cpu(problem, tol, init_dual=None):
+    inputs = (problem.features, problem.labels, problem.sample_weight, problem.lambda1, problem.lambda2, init_dual)
+    return Solution(*_ops.solve(*inputs, problem.n_way, problem.group_size, problem.dual_reg, tol, 100, "ignore"))
+
+
+def derivatives_on_cpu(problem, solution, cotangent, tangents):
+    """As `Emulator.vjp` and `Emulator.jvp`."""
+    inputs = (problem.features, problem.labels, problem.sample_weight, problem.lambda1, problem.lambda2)
+    point = (*inputs, solution.weights, solution.dual, solution.status)
+    options = (problem.group_size, problem.dual_reg)
+    features, weight, lambda1, lambda2 = _ops.vjp(*point, cotangent, *options)
+    moved = _ops.jvp(*point, tangents[0], tangents[3], tangents[1], tangents[2], *options)
+    return (features, lambda1, lambda2, weight), moved
+
+
+def assert_close(found, expected, relative):
+    """Relative to the largest entry, or to one: what would vanish is computed from numbers of that size."""
+    assert torch.isfinite(found).all()
+    assert float((found - expected).abs().max()) <= relative * max(float(expected.abs().max()), 1.0)
+
+
+def check_against_cpu(emulator, problem, rng, *, tol, weights, derivatives, rounding):
+    """`rounding` of the weights, relative to the objective at W = 0: it counts in the gap."""
+    found, expected = emulator.solve(problem, tol=tol), solve_on_cpu(problem, tol)
+    assert (found.status == StatusCode.CONVERGED).all()
+    total = problem.sample_weight.sum(-1)
+    # Each is within its own gap of the minimum.
+    assert ((found.objective - expected.objective).abs() <= found.gap + expected.gap + rounding * total).all()
+    assert (found.gap <= (tol + rounding) * total).all()
+    assert_close(found.weights, expected.weights, weights)
+    assert torch.equal(found.active, expected.active)
+
+    def random(like):
+        return torch.from_numpy(rng.normal(size=tuple(like.shape))).to(like.dtype)
+
+    cotangent = random(expected.weights)
+    tangents = tuple(random(t) for t in (problem.features, problem.lambda1, problem.lambda2, problem.sample_weight))
+    pulled, moved = derivatives_on_cpu(problem, expected, cotangent, tangents)
+    for ours, theirs in zip(emulator.vjp(problem, expected, cotangent), pulled, strict=True):
+        assert_close(ours, theirs, derivatives)
+    assert_close(emulator.jvp(problem, expected, *tangents), moved, derivatives)
+
+
+@pytest.mark.parametrize("case", SMALL_CASES)
+def test_float64_equals_the_cpu_solver(emulator, rng, case):
+    check_against_cpu(emulator, problem_of(load_small(case)), rng, tol=1e-13, weights=1e-12, derivatives=1e-12, rounding=1e-13)
+
+
+@pytest.mark.parametrize("case", SMALL_CASES)
+def test_float32_equals_the_cpu_solver(emulator, rng, case):
+    """To an accuracy of the solutions far below the rounding of their types, which is then all that differs."""
+    check_against_cpu(
+        emulator, problem_of(load_small(case), torch.float32), rng, tol=1e-10, weights=1e-6, derivatives=1e-6, rounding=1e-7
+    )
+
+
+def test_every_reference_file_reaches_the_stored_objective(emulator, reference_file):
+    with np.load(reference_file) as data:
+        if data["F"].size > 2_000:
+            pytest.skip("takes too long in emulation")
+        for dtype, tol in ((torch.float64, 1e-10), (torch.float32, 1e-6)):
+            problem = problem_of(dict(data), dtype)
+            found = emulator.solve(problem, tol=tol)
+            assert (found.status == StatusCode.CONVERGED).all()
+            optimum, total = torch.from_numpy(data["P"]), problem.sample_weight.sum(-1)
+            assert ((found.objective - optimum).abs() <= 2 * tol * total).all()
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_hostile_problems_converge_to_the_cpu_objective(emulator, seed):
+    drawn = adversarial(np.random.default_rng(1000 + seed), max_samples=12, max_features=60)
+    problem = Problem(
+        features=torch.from_numpy(drawn.features)[None].contiguous(),
+        labels=torch.from_numpy(drawn.labels)[None].contiguous(),
+        sample_weight=torch.from_numpy(drawn.sample_weight)[None].contiguous(),
+        lambda1=torch.tensor([drawn.lambda1], dtype=torch.float64),
+        lambda2=torch.tensor([drawn.lambda2], dtype=torch.float64),
+        n_way=drawn.n_way,
+        group_size=drawn.group_size,
+        dual_reg=drawn.dual_reg,
+    )
+    found, expected = emulator.solve(problem), solve_on_cpu(problem, 1e-6)
+    assert int(found.status) == StatusCode.CONVERGED
+    assert abs(float(found.objective - expected.objective)) <= float(found.gap + expected.gap) + 1e-12 * drawn.sample_weight.sum()
+
+
+@pytest.mark.parametrize(("parts", "threads"), [(1, 64), (3, 32)])
+def test_any_order_of_threads_gives_the_same_bits(library, rng, parts, threads):
+    problem = random_problem(rng, n_features=300, dtype=torch.float32, group_size=3)
+    teams = [Emulator(library, parts, threads, seed) for seed in (0, 1, 2)]
+    first, *others = (team.solve(problem) for team in teams)
+    cotangent = torch.ones_like(first.weights)
+    gradients = [team.vjp(problem, first, cotangent) for team in teams]
+    for other, gradient in zip(others, gradients[1:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(gradients[0], gradient, strict=True))
+
+
+def test_the_size_of_the_team_changes_rounding_only(library, rng):
+    problem = random_problem(rng, n_features=700)
+    cotangent = torch.from_numpy(rng.normal(size=(2, 4, 700)))
+    one, many = Emulator(library, 1, 32), Emulator(library, 3, 96)
+    found, other = one.solve(problem, tol=1e-13), many.solve(problem, tol=1e-13)
+    assert_close(other.weights, found.weights, 1e-12)
+    for a, b in zip(one.vjp(problem, found, cotangent), many.vjp(problem, found, cotangent), strict=True):
+        assert_close(b, a, 1e-12)
+
+
+def test_a_barrier_that_not_all_threads_reach_is_found(library):
+    assert library.diverge(32)
+    assert b"barrier divergence" in library.error_message()
+
+
+def test_a_bad_task_leaves_the_others_unharmed(emulator, rng):
+    problem = random_problem(rng, n_tasks=7)
+    alone = emulator.solve(dataclasses.replace(problem, features=problem.features.clone()))
+    problem.features[0, 3, 5] = torch.nan
+    problem.labels[1, 2] = 4
+    problem.labels[2, 2] = -1
+    problem.lambda1[3] = -1
+    problem.lambda2[4] = 0
+    problem.sample_weight[5, 0] = torch.inf
+    found = emulator.solve(problem)
+    assert (found.status[:6] == StatusCode.NON_FINITE).all()
+    assert found.weights[:6].isnan().all() and found.gap[:6].isnan().all()
+    assert not found.active[:6].any()
+    assert all(torch.equal(a[6], b[6]) for a, b in zip(found, alone, strict=True))
+
+
+def test_absent_samples_change_nothing_and_get_the_cpu_dual(emulator, rng):
+    problem = random_problem(rng, n_samples=14)
+    problem.sample_weight[:, 10:] = 0
+    problem.features[:, 12] = torch.nan
+    shorter = dataclasses.replace(
+        problem,
+        features=problem.features[:, :10],
+        labels=problem.labels[:, :10].contiguous(),
+        sample_weight=problem.sample_weight[:, :10].contiguous(),
+    )
+    found, expected, present = emulator.solve(problem), solve_on_cpu(problem, 1e-6), emulator.solve(shorter)
+    assert torch.equal(found.weights, present.weights)
+    assert torch.equal(found.dual[:, 10:], expected.dual[:, 10:])
+    gradient = emulator.vjp(problem, found, torch.ones_like(found.weights))
+    assert (gradient[0][:, 10:] == 0).all()
+    assert gradient[0][:, :10].isfinite().all()
+
+
+def test_samples_of_no_weight_at_all(emulator, rng):
+    problem = random_problem(rng)
+    problem.sample_weight[0] = 0
+    found = emulator.solve(problem)
+    assert (found.status == StatusCode.CONVERGED).all()
+    assert (found.weights[0] == 0).all() and found.objective[0] == 0
+
+
+def test_features_of_any_strides(emulator, rng):
+    problem = random_problem(rng)
+    wide = torch.full((10, 2, 40), torch.nan, dtype=torch.float64)
+    wide[:, :, 5:35] = problem.features.movedim(0, 1)
+    strided = dataclasses.replace(problem, features=wide[:, :, 5:35].movedim(1, 0))
+    assert torch.equal(emulator.solve(strided).weights, emulator.solve(problem).weights)
+
+
+def test_a_warm_start_at_the_solution_ends_at_once(emulator, rng):
+    problem = random_problem(rng)
+    found = emulator.solve(problem, tol=1e-10)
+    again = emulator.solve(problem, tol=1e-6, init_dual=found.dual)
+    assert (again.n_iter <= 1).all()
+    assert (again.status == StatusCode.CONVERGED).all()
+
+
+@pytest.mark.parametrize("lambda1", [0.0, 30.0])
+def test_more_samples_than_a_dense_model_holds(emulator, rng, lambda1):
+    """First-order steps solve, conjugate gradients differentiate."""
+    problem = random_problem(rng, n_tasks=1, n_way=2, n_samples=2100, n_features=3, lambda1=lambda1, dual_reg=200.0)
+    problem.lambda2.fill_(50.0)
+    found, expected = emulator.solve(problem, tol=1e-6), solve_on_cpu(problem, 1e-6)
+    assert int(found.status) == int(expected.status) == StatusCode.CONVERGED
+    assert abs(float(found.objective - expected.objective)) <= float(found.gap + expected.gap)
+    cotangent = torch.from_numpy(rng.normal(size=(1, 2, 3)))
+    tangents = [torch.zeros_like(t) for t in (problem.features, problem.lambda1, problem.lambda2, problem.sample_weight)]
+    pulled, _ = derivatives_on_cpu(problem, expected, cotangent, tangents)
+    for ours, theirs in zip(emulator.vjp(problem, expected, cotangent), pulled, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-8 * float(pulled[0].abs().max()))
+
+
+def test_no_thread_reads_what_another_may_still_write(tmp_path):
+    """Under ThreadSanitizer, every emulated thread a thread of its own."""
+    program = tmp_path / "race_check"
+    source = str(SOURCES / "tests" / "race_check.cpp")
+    command = [*compiler(), *FLAGS, "-O1", "-g", "-fsanitize=thread", "-pthread", source, "-o", str(program)]
+    subprocess.run(command, check=True)
+    run = subprocess.run([str(program)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "WARNING" not in run.stderr
+    planted = subprocess.run([str(program), "planted"], capture_output=True, text=True)
+    assert planted.returncode and "data race" in planted.stderr
