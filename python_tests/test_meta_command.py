@@ -146,7 +146,7 @@ def test_predictions_are_written(config, tmp_path):
 
 @pytest.mark.parametrize("when", ["between epochs", "within an epoch"])
 def test_a_killed_run_resumes_to_the_same_end(config, tmp_path, when):
-    extra = "checkpoint: {every_n_train_steps: 3, save_top_k: 0}\n" if when == "within an epoch" else ""
+    extra = "checkpoint: {every_n_train_steps: 3, monitor: null}\n" if when == "within an epoch" else ""
     fit("--config", config(4, "whole", extra), "--report", "false")
     killed = start("fit", "--config", config(4, "killed", extra), "--report", "false", "--trainer.limit_val_batches", "1.0")
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"

@@ -135,7 +135,7 @@ class EpisodeData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> EpisodeLoader:
         """New episodes every epoch."""
-        return EpisodeLoader(
+        loader = EpisodeLoader(
             self._train_data,
             batch_size=self.tasks_per_step,
             sampler=self._numbers(self.episodes_per_epoch, fresh=True, multiple=self.tasks_per_step),
@@ -143,6 +143,8 @@ class EpisodeData(lightning.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+        loader.progress = lambda: 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return loader
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """The same episodes every time, a loader per setting."""

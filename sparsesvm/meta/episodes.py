@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -290,26 +290,28 @@ class EpisodeNumbers(DistributedSampler[Episode]):
 
 class EpisodeLoader(DataLoader[Episode]):
     """Loads training batches, and goes on within an epoch where an interrupted run stopped, which Lightning asks of loaders that
-    have a state. Its sampler must be `EpisodeNumbers`."""
+    have a state. Its sampler must be `EpisodeNumbers`.
+
+    Attributes:
+        progress: tells how many batches of the epoch have been trained on, which batches loaded in advance have not.
+    """
 
     sampler: EpisodeNumbers
     batch_size: int
-    _done = _resume_at = 0
+    progress: Callable[[], int]
+    _resume_at = 0
 
     def __iter__(self) -> Iterator[EpisodeBatch]:  # type: ignore[override]
         # A generator: workers begin with the first batch, and not before the sampler is told its epoch.
-        self._done, self._resume_at = self._resume_at, 0
-        self.sampler.start = self._done * self.batch_size
-        for batch in super().__iter__():
-            self._done += 1
-            yield batch
+        self.sampler.start, self._resume_at = self._resume_at * self.batch_size, 0
+        yield from super().__iter__()
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of this epoch that have been handed out; none when the epoch is complete."""
-        return {"done": self._done % len(self)}
+        """Batches of this epoch that are done; none when the epoch is complete."""
+        return {"done": self.progress() % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave out the batches that had been handed out, once."""
+        """Leave out the batches that were done, once."""
         self._resume_at = state["done"]
 
 

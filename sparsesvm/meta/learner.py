@@ -93,6 +93,8 @@ class MetaLearner(lightning.LightningModule):
     def _rate(self, step: int) -> float:
         """The learning rate as a share of its largest value."""
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if step == 0:  # asked before training, when Lightning would load data to tell how many steps there are
+            return warm
         total = max(1, int(self.trainer.estimated_stepping_batches))
         if self.schedule == "cosine":
             return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
