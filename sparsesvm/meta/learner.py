@@ -103,9 +103,9 @@ class MetaLearner(lightning.LightningModule):
         return warm * (reached[-1] / self.learning_rate if reached else 1.0)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features (n, n_features) of images (n, channels, height, width)."""
+        """Features (n, n_features) of images (n, channels, height, width), in float32 under mixed precision too."""
         features: Tensor = self.encoder(images.contiguous(memory_format=torch.channels_last))
-        return features.flatten(1)
+        return features.flatten(1).float()
 
     def forward(self, batch: EpisodeBatch) -> list[tuple[Tensor, Tensor]]:
         """Query logits (tasks, n_query, n_way) of the tasks of each number of classes, and which tasks these are."""
@@ -314,7 +314,7 @@ def instantiate(kind: type[Made], configuration: dict[str, Any]) -> Made:
     """An object as a configuration file describes it."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "object", fail_untyped=False)
-    made: Made = parser.instantiate_classes(parser.parse_object({"object": configuration})).object
+    made: Made = parser.instantiate(parser.parse_object({"object": configuration})).object
     return made
 
 
