@@ -19,7 +19,7 @@ import yaml
 
 from sparsesvm import cli
 from sparsesvm.meta import DataError, EpisodeData, MetaLearner, WholeCheckpointIO, command, load, report
-from sparsesvm.meta.learner import instantiate
+from sparsesvm.meta.loading import instantiate
 
 TINY = """
 trainer: {{max_epochs: {epochs}, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false,

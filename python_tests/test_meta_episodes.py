@@ -20,7 +20,7 @@ from sparsesvm.meta import (
     collate,
     rotate_classes,
 )
-from sparsesvm.meta.episodes import IGNORE
+from sparsesvm.meta.batches import IGNORE
 
 SIZES = [3, 9, 5, 7, 20, 4]
 LABELS = np.repeat(np.arange(6), SIZES)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsesvm.meta import Arrays, ClassFolders, DataError, Digits, ImageSet, Omniglot, datasets
+from sparsesvm.meta import Arrays, ClassFolders, DataError, Digits, ImageSet, Omniglot
+from sparsesvm.meta.images import load_arrays
 
 
 def draw(path, value, size=(8, 6), mode="RGB"):
@@ -150,9 +151,9 @@ def test_pickles_are_never_loaded(tmp_path):
         Arrays(str(tmp_path / "bomb.pt")).read("train")
     assert not Bomb.gone_off
     with pytest.raises(DataError, match=r"arrays are read from \.npz and \.pt files"):
-        datasets.load_arrays(__file__, ())
+        load_arrays(__file__, ())
     with pytest.raises(DataError, match="there is no file"):
-        datasets.load_arrays(tmp_path / "absent.npz", ())
+        load_arrays(tmp_path / "absent.npz", ())
 
 
 class Bomb:
@@ -223,7 +224,7 @@ def test_a_download_is_checked(tmp_path, monkeypatch):
         for path in sorted((tmp_path / "source").rglob("*.png")):
             archive.write(path, path.relative_to(tmp_path / "source"))
     content = buffer.getvalue()
-    monkeypatch.setattr(datasets.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(content))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(content))
     reader = Omniglot(str(tmp_path / "root"), train=["a"], download=True)
     with pytest.raises(DataError, match=r"MD5 sum .* where 68d2efa1b9178cc56df9314c21c6e718 is expected; nothing is kept"):
         reader.read("train")
@@ -234,7 +235,7 @@ def test_a_download_is_checked(tmp_path, monkeypatch):
     def offline(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(datasets.urllib.request, "urlopen", offline)
+    monkeypatch.setattr("urllib.request.urlopen", offline)
     with pytest.raises(DataError, match=r"cannot download .*no route to host.*by hand"):
         Omniglot(str(tmp_path / "other"), download=True).read("train")
 

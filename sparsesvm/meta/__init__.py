@@ -14,14 +14,18 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 from sparsesvm.meta.augment import Augment, rotate_classes
+from sparsesvm.meta.batches import Episode, EpisodeBatch, EpisodeDataset, collate
 from sparsesvm.meta.checkpoint import WholeCheckpointIO
 from sparsesvm.meta.data import EpisodeData, Setting
-from sparsesvm.meta.datasets import Arrays, ClassFolders, Digits, ImageSet, Omniglot, Reader
+from sparsesvm.meta.datasets import Arrays, ClassFolders, Digits
 from sparsesvm.meta.encoders import R2D2, BatchNorm2d, Conv4, DropBlock, ResNet12
-from sparsesvm.meta.episodes import Draw, Episode, EpisodeBatch, EpisodeDataset, EpisodeNumbers, EpisodeSampler, collate
+from sparsesvm.meta.episodes import Draw, EpisodeNumbers, EpisodeSampler
 from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.evaluate import Comparison, Method, Score, compare, default_methods, embed, read_features
-from sparsesvm.meta.learner import MetaLearner, load
+from sparsesvm.meta.images import ImageSet, Reader
+from sparsesvm.meta.learner import MetaLearner
+from sparsesvm.meta.loading import load, load_data
+from sparsesvm.meta.omniglot import Omniglot
 
 __all__ = [
     "R2D2",
@@ -55,6 +59,7 @@ __all__ = [
     "default_methods",
     "embed",
     "load",
+    "load_data",
     "read_features",
     "rotate_classes",
 ]

@@ -12,7 +12,6 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
 from sparsesvm.meta.errors import DataError
-from sparsesvm.meta.learner import read_checkpoint
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -38,3 +37,15 @@ class WholeCheckpointIO(TorchCheckpointIO):
     @override
     def load_checkpoint(self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None) -> Any:
         return read_checkpoint(path)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a checkpoint of `sparsesvm fit`; pickled code is refused."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a file of another kind makes torch raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    if not content.get("sparsesvm", {}).get("configuration"):
+        raise DataError(f"{path} is not a checkpoint of `sparsesvm fit`: it does not say how its learner was made")
+    return content

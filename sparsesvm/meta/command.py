@@ -18,10 +18,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from sparsesvm.meta import report
-from sparsesvm.meta.checkpoint import WholeCheckpointIO
+from sparsesvm.meta.checkpoint import WholeCheckpointIO, read_checkpoint
 from sparsesvm.meta.data import EpisodeData
 from sparsesvm.meta.errors import DataError
-from sparsesvm.meta.learner import MetaLearner, read_checkpoint
+from sparsesvm.meta.learner import MetaLearner
 
 CONFIGS = importlib.resources.files("sparsesvm.meta") / "configs"
 

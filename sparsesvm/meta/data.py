@@ -13,19 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sparsesvm.meta.augment import Augment
-from sparsesvm.meta.datasets import ImageSet, Reader, find_files, find_folders, load_arrays, to_channels_first
-from sparsesvm.meta.episodes import (
-    Count,
-    Draws,
-    Episode,
-    EpisodeBatch,
-    EpisodeDataset,
-    EpisodeLoader,
-    EpisodeNumbers,
-    EpisodeSampler,
-    collate,
-)
+from sparsesvm.meta.batches import Episode, EpisodeBatch, EpisodeDataset, EpisodeLoader, collate
+from sparsesvm.meta.episodes import Count, Draws, EpisodeNumbers, EpisodeSampler
 from sparsesvm.meta.errors import DataError
+from sparsesvm.meta.images import ImageSet, Reader, find_files, find_folders, load_arrays, to_channels_first
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 import sparsesvm
 from sparsesvm.head import FittedHead, PrototypeHead, RidgeHead, SparseSVMHead
 from sparsesvm.meta.data import Setting
-from sparsesvm.meta.datasets import ImageSet, load_arrays
 from sparsesvm.meta.episodes import Draw
 from sparsesvm.meta.errors import DataError
+from sparsesvm.meta.images import ImageSet, load_arrays
 from sparsesvm.meta.learner import MetaLearner
 from sparsesvm.results import StatusCode
 

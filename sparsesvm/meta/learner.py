@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import lightning
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -18,12 +16,9 @@ from torch.nn import functional
 
 from sparsesvm.head import FittedHead, SparseSVMHead
 from sparsesvm.meta.augment import Augment
-from sparsesvm.meta.datasets import shrink
-from sparsesvm.meta.episodes import IGNORE, EpisodeBatch
-from sparsesvm.meta.errors import DataError
+from sparsesvm.meta.batches import IGNORE, EpisodeBatch
+from sparsesvm.meta.images import shrink
 from sparsesvm.results import StatusCode
-
-Made = TypeVar("Made")
 
 
 class MetaLearner(lightning.LightningModule):
@@ -283,39 +278,6 @@ class MetaLearner(lightning.LightningModule):
         fitted: FittedHead = self.head.fit(support, labels, len(classes))  # type: ignore[operator]
         predicted: Tensor = classes[fitted.predict(self.embed(query_images, seed=seed + 1, **options))]
         return predicted
-
-
-def load(checkpoint: str | os.PathLike[str]) -> MetaLearner:
-    """The learner that `sparsesvm fit` saved, on the CPU and in evaluation mode.
-
-    Raises:
-        DataError: if the file is none of its checkpoints.
-    """
-    content = read_checkpoint(checkpoint)
-    learner = instantiate(MetaLearner, content["sparsesvm"]["configuration"]["model"])
-    learner.on_load_checkpoint(content)
-    learner.load_state_dict(content["state_dict"])
-    return learner.eval()
-
-
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a checkpoint of `sparsesvm fit`; pickled code is refused."""
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a file of another kind makes torch raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} cannot be read as a checkpoint: {reason}") from error
-    if not content.get("sparsesvm", {}).get("configuration"):
-        raise DataError(f"{path} is not a checkpoint of `sparsesvm fit`: it does not say how its learner was made")
-    return content
-
-
-def instantiate(kind: type[Made], configuration: dict[str, Any]) -> Made:
-    """An object as a configuration file describes it."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, "object", fail_untyped=False)
-    made: Made = parser.instantiate(parser.parse_object({"object": configuration})).object
-    return made
 
 
 def task_accuracy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from sparsesvm.head import PrototypeHead, RidgeHead, SparseSVMHead
 from sparsesvm.meta import evaluate
-from sparsesvm.meta.data import EpisodeData, Setting
-from sparsesvm.meta.datasets import ImageSet
+from sparsesvm.meta.data import Setting
 from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.evaluate import Comparison, Method, Score
-from sparsesvm.meta.learner import instantiate, load, read_checkpoint
+from sparsesvm.meta.images import ImageSet
+from sparsesvm.meta.loading import load, load_data
 
 RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SHOTS = (1, 2, 3, 5, 10)
@@ -99,14 +99,6 @@ def _sources(
     for name, method in evaluate.default_methods(first, ratio).items():
         methods[f"{name} on the first encoder"] = method
     return methods, images, data.settings["test"]
-
-
-def load_data(checkpoint: str, root: str | None) -> EpisodeData:
-    """The data that a checkpoint was trained with, which may lie elsewhere now."""
-    configuration = read_checkpoint(checkpoint)["sparsesvm"]["configuration"]["data"]
-    if root is not None:
-        configuration["reader"].setdefault("init_args", {})["root"] = root
-    return instantiate(EpisodeData, configuration)
 
 
 def _name(source: str, sources: Sequence[str]) -> str:
