@@ -247,3 +247,24 @@ def test_augmentation_is_seeded_and_checked(generator):
     assert wild(picture[:0]).shape == (0, 1, 8, 8)
     with pytest.raises(ValueError, match="rotate must be finite and >= 0; got -1"):
         Augment(rotate=-1)
+
+
+def test_a_change_of_classes_is_common_to_their_images_and_makes_new_classes(generator):
+    picture = torch.rand(1, 1, 12, 12, generator=generator).expand(6, 1, 12, 12)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    change = Augment(rotate=30, scale=0.3, shear=0.3, elastic=0.05)
+    changed = Augment()(picture, generator, of_classes=change, labels=labels)
+    torch.testing.assert_close(changed[:3], changed[3:], rtol=0, atol=0)
+    assert (changed[0] - changed[1]).abs().max() > 0.05
+    assert (changed[0] - picture[0]).abs().max() > 0.05
+    # With the change of each image on top it is the change of an image already changed: two half turns are none.
+    turned = Augment(rotate=1e-9)(picture.flip((2, 3)), generator, of_classes=Augment(), labels=labels)
+    torch.testing.assert_close(turned, picture.flip((2, 3)), rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="of_classes needs labels"):
+        Augment()(picture, generator, of_classes=change)
+    data = EpisodeDataset(ImageSet(images(), LABELS, list("abcdef")), sampler(), class_augment=change, class_augment_share=0.5)
+    plain = EpisodeDataset(ImageSet(images(), LABELS, list("abcdef")), sampler())
+    same = [torch.equal(data[number].query_images, plain[number].query_images) for number in range(40)]
+    assert 8 < sum(same) < 32
+    with pytest.raises(ValueError, match=r"class_augment_share must lie in \[0, 1\]; got 2"):
+        EpisodeDataset(data.dataset, sampler(), class_augment_share=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,40 +44,78 @@ class Augment:
             if not isinstance(value, bool) and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{field.name} must be finite and >= 0; got {value}")
 
-    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Images (n, channels, height, width) of a floating-point type, each changed anew."""
+    def __call__(
+        self,
+        images: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        of_classes: Augment | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Change images (n, channels, height, width) of a floating-point type, each anew.
+
+        Args:
+            generator: of the amounts.
+            of_classes: first change all images of a class alike, by these amounts: each draw makes new classes. Its brightness
+                and filling do not count. Both changes together resample the image once.
+            labels: (n,) classes 0, 1, ..., needed for that.
+        """
         n = len(images)
         if n == 0:
             return images
+        warps = [self._draw(n, generator)] if self._moves else []
+        if of_classes is not None:
+            if labels is None:
+                raise ValueError("of_classes needs labels; got None")
+            warps.append(of_classes._draw(int(labels.max()) + 1, generator).of(labels.cpu()))
+        if warps:
+            points = functional.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 1, *images.shape[-2:]], align_corners=False)
+            for warp in warps:
+                points = warp(points)
+            padding = "reflection" if self.reflect else "zeros"
+            points = points.to(images.device, images.dtype)
+            images = functional.grid_sample(images, points, padding_mode=padding, align_corners=False)
+        if self.brightness:
+            factor = 1 + (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1) * self.brightness
+            images = images * factor.to(images.device, images.dtype)
+        return images
 
+    @property
+    def _moves(self) -> bool:
+        return bool(self.shift or self.rotate or self.scale or self.shear or self.elastic or self.flip)
+
+    def _draw(self, n: int, generator: torch.Generator | None) -> _Warp:
         def uniform(limit: float, *shape: int) -> Tensor:
             return (2 * torch.rand(n, *shape, generator=generator) - 1) * limit
 
         angle, slope = uniform(math.radians(self.rotate)), uniform(self.shear)
-        stretch, offset = uniform(self.scale, 2).exp(), uniform(2 * self.shift, 2)
+        stretch, offset = uniform(self.scale, 2).exp(), uniform(2 * self.shift, 1, 1, 2)
         if self.flip:
             stretch[:, 0] *= torch.randint(2, (n,), generator=generator) * 2 - 1
-        if self.shift or self.rotate or self.scale or self.shear or self.elastic or self.flip:
-            cos, sin = angle.cos(), angle.sin()
-            # Where each output pixel looks: rotation, then shear, then stretch.
-            first = torch.stack([cos + slope * sin, slope * cos - sin, torch.zeros(n)], -1) * stretch[:, :1]
-            second = torch.stack([sin, cos, torch.zeros(n)], -1) * stretch[:, 1:]
-            matrix = torch.stack([first, second], 1)
-            matrix[:, :, 2] = offset
-            grid = functional.affine_grid(matrix, [n, 1, *images.shape[-2:]], align_corners=False)
-            if self.elastic:
-                grid = grid + self._displacement(n, images.shape[-2:], generator)
-            padding = "reflection" if self.reflect else "zeros"
-            grid = grid.to(images.device, images.dtype)
-            images = functional.grid_sample(images, grid, padding_mode=padding, align_corners=False)
-        if self.brightness:
-            images = images * (1 + uniform(self.brightness, 1, 1, 1)).to(images.device, images.dtype)
-        return images
+        cos, sin = angle.cos(), angle.sin()
+        # Rotation, then shear, then stretch.
+        rows = torch.stack([torch.stack([cos + slope * sin, slope * cos - sin], -1), torch.stack([sin, cos], -1)], 1)
+        bend = torch.randn(n, 2, 5, 5, generator=generator) * (2 * self.elastic) if self.elastic else None
+        return _Warp(rows * stretch[:, :, None], offset, bend)
 
-    def _displacement(self, n: int, size: torch.Size, generator: torch.Generator | None) -> Tensor:
-        """(n, height, width, 2), in the units of `grid_sample`, where a side is 2 long."""
-        coarse = torch.randn(n, 2, 5, 5, generator=generator) * (2 * self.elastic)
-        return functional.interpolate(coarse, list(size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+
+class _Warp(NamedTuple):
+    """Where the pixels of each image look, in the units of `grid_sample`, where a side is 2 long."""
+
+    matrix: Tensor  # (n, 2, 2)
+    offset: Tensor  # (n, 1, 1, 2)
+    bend: Tensor | None  # (n, 2, 5, 5), displacement at points all over the image
+
+    def of(self, labels: Tensor) -> _Warp:
+        return _Warp(self.matrix[labels], self.offset[labels], None if self.bend is None else self.bend[labels])
+
+    def __call__(self, points: Tensor) -> Tensor:
+        moved = points @ self.matrix.mT.unsqueeze(1) + self.offset
+        if self.bend is not None:
+            fine = functional.interpolate(self.bend, (17, 17), mode="bicubic", align_corners=True)
+            bent = functional.grid_sample(fine, points, padding_mode="border", align_corners=True)
+            moved = moved + bent.permute(0, 2, 3, 1)
+        return moved
 
 
 def rotate_classes(images: Tensor, quarters: Tensor) -> Tensor:

@@ -96,11 +96,23 @@ class EpisodeDataset(Dataset[Episode]):
     Args:
         dataset: an `ImageSet`, or any data set that yields (image, label); its labels must be those given to the sampler.
         sampler: decides which samples make an episode.
-        augment: applied to all images of the episode.
+        augment: applied to all images of the episode, each by its own amounts.
+        class_augment: applied to all images of a class alike, which makes a new class.
+        class_augment_share: in this share of the episodes.
     """
 
-    def __init__(self, dataset: Dataset[tuple[Tensor, int]], sampler: EpisodeSampler, augment: Augment | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[tuple[Tensor, int]],
+        sampler: EpisodeSampler,
+        augment: Augment | None = None,
+        class_augment: Augment | None = None,
+        class_augment_share: float = 1.0,
+    ) -> None:
+        if not 0 <= class_augment_share <= 1:
+            raise ValueError(f"class_augment_share must lie in [0, 1]; got {class_augment_share}")
         self.dataset, self.sampler, self.augment = dataset, sampler, augment
+        self.class_augment, self.class_augment_share = class_augment, class_augment_share
 
     def __getitem__(self, number: int) -> Episode:
         draw = self.sampler.draw(number)
@@ -110,8 +122,12 @@ class EpisodeDataset(Dataset[Episode]):
             if images.shape[-1] != images.shape[-2]:
                 raise DataError(f"rotated classes need square images; got {images.shape[-2]} x {images.shape[-1]}")
             images = rotate_classes(images, torch.from_numpy(draw.quarters)[labels])
-        if self.augment is not None:
-            images = self.augment(images, torch.Generator().manual_seed(draw.seed))
+        generator = torch.Generator().manual_seed(draw.seed)
+        of_classes = self.class_augment
+        if of_classes is not None and float(torch.rand((), generator=generator)) >= self.class_augment_share:
+            of_classes = None
+        if self.augment is not None or of_classes is not None:
+            images = (self.augment or Augment())(images, generator, of_classes=of_classes, labels=labels)
         n = len(draw.support)
         return Episode(images[:n], labels[:n], images[n:], labels[n:], len(draw.classes))
 

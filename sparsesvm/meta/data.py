@@ -56,6 +56,8 @@ class EpisodeData(lightning.LightningDataModule):
         within: share of training episodes with classes from one group (alphabet).
         rotations: training classes turned by quarter turns are further classes.
         augment: random changes of training images.
+        class_augment: changes common to the images of a class, which make new classes, in a share of the training episodes.
+        class_augment_share: this share.
         tasks_per_step: training tasks per step in each process.
         episodes_per_epoch: training tasks of an epoch, over all processes.
         val, test: the settings to evaluate in.
@@ -76,6 +78,8 @@ class EpisodeData(lightning.LightningDataModule):
         within: float = 0.0,
         rotations: bool = False,
         augment: Augment | None = None,
+        class_augment: Augment | None = None,
+        class_augment_share: float = 1.0,
         tasks_per_step: int = 1,
         episodes_per_epoch: int = 100,
         val: list[Setting] | None = None,
@@ -89,7 +93,8 @@ class EpisodeData(lightning.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.reader, self.augment, self.num_workers, self.seed = reader, augment, num_workers, seed
+        self.reader, self.num_workers, self.seed = reader, num_workers, seed
+        self.augment, self.class_augment, self.class_augment_share = augment, class_augment, class_augment_share
         self.train: dict[str, Any] = {
             "n_way": n_way,
             "n_shot": n_shot,
@@ -122,7 +127,7 @@ class EpisodeData(lightning.LightningDataModule):
     def _train_episodes(self) -> EpisodeDataset:
         images = self.images("train")
         sampler = EpisodeSampler(images.labels, **self.train, groups=images.class_groups, seed=self.seed)
-        return EpisodeDataset(images, sampler, self.augment)
+        return EpisodeDataset(images, sampler, self.augment, self.class_augment, self.class_augment_share)
 
     def train_dataloader(self) -> EpisodeLoader:
         """New episodes every epoch."""
