@@ -143,6 +143,9 @@ def test_predictions_are_written(config, tmp_path):
     cli.main(["predict", *map(str, arguments), "--data.predict_query", str(tmp_path / "query.npz")])
     with open(tmp_path / "run" / "predictions.csv", newline="") as opened:
         assert list(csv.reader(opened)) == [["image", "class"], ["0", "z"], ["1", "x"], ["2", "y"]]
+    wider = ("--model.encoder.widths", "[8, 24]")
+    with pytest.raises(SystemExit, match=r"another encoder or head: .* is \(16, 8, 3, 3\) in the checkpoint and \(24"):
+        cli.main(["test", "--config", str(config(1)), "--ckpt_path", str(last), *wider])
     with pytest.raises(SystemExit, match=r"predict needs --data\.predict_support and --data\.predict_query"):
         cli.main(["predict", "--config", str(config(1)), "--ckpt_path", str(last)])
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from sparsesvm.head import FittedHead, SparseSVMHead
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
+from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.images import shrink
 from sparsesvm.results import StatusCode
 
@@ -209,6 +210,14 @@ class MetaLearner(lightning.LightningModule):
         checkpoint["sparsesvm"] = {"configuration": self.configuration, "image_shape": self._image_shape}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        for name in sorted(saved.keys() | own.keys()):
+            if saved.get(name) != own.get(name):
+                raise DataError(
+                    f"the checkpoint is of another encoder or head: {name} is {saved.get(name, 'absent')} in the checkpoint and "
+                    f"{own.get(name, 'absent')} here. Use the configuration it was trained with."
+                )
         self._image_shape = checkpoint.get("sparsesvm", {}).get("image_shape")
 
     @torch.no_grad()
