@@ -114,7 +114,7 @@ def test_fit_leaves_checkpoints_logs_configuration_table_and_pictures(config, tm
         "weights.png",
     }
     found = json.loads((root / "report" / "results.json").read_text())["results"]
-    assert len(found) == 6
+    assert len(found) == 4
     own = found["trained: sparse SVM (ratio 0.2, refit)"]["5-way 1-shot"]
     assert len(own["episodes"]) == 20
     assert own["accuracy"] == pytest.approx(np.mean(own["episodes"]), abs=1e-3)

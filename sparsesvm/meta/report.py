@@ -19,7 +19,8 @@ from sparsesvm.meta.evaluate import Comparison, Method, Score
 from sparsesvm.meta.images import ImageSet
 from sparsesvm.meta.loading import load, load_data
 
-RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+RATIOS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+FIGURE_EPISODES = 100
 SHOTS = (1, 2, 3, 5, 10)
 
 
@@ -96,8 +97,10 @@ def _sources(
         assert isinstance(head, SparseSVMHead | RidgeHead | PrototypeHead)
         methods[_name(source, sources) + _describe(head)] = Method(features, head)
     assert first is not None
+    sparse = any(isinstance(method.head, SparseSVMHead) for method in methods.values())
     for name, method in evaluate.default_methods(first, ratio).items():
-        methods[f"{name} on the first encoder"] = method
+        if not (sparse and name.startswith("sparse")):
+            methods[f"{name} on the first encoder"] = method
     return methods, images, data.settings["test"]
 
 
@@ -129,12 +132,12 @@ def write_figures(
     refit, lambda2 = (head.refit, head.lambda2) if isinstance(head, SparseSVMHead) else (True, 0.1)
     curve = {r: Method(features, SparseSVMHead(r, lambda2=lambda2, refit=refit)) for r in RATIOS}
     found = evaluate.compare(
-        {str(r): m for r, m in curve.items()}, images, settings, min(200, comparison.episodes), comparison.seed
+        {str(r): m for r, m in curve.items()}, images, settings, min(FIGURE_EPISODES, comparison.episodes), comparison.seed
     )
     found.write(output / "curve")
     figures.save(figures.draw_curve({r: found.scores[str(r)] for r in RATIOS}), output / "curve.png")
     figures.save(figures.draw_usage(comparison.scores[name]), output / "usage.png")
-    by_shot = _by_shot(methods, images, settings[0], min(200, comparison.episodes), comparison.seed)
+    by_shot = _by_shot(methods, images, settings[0], min(FIGURE_EPISODES, comparison.episodes), comparison.seed)
     figures.save(figures.draw_shots(by_shot), output / "shots.png")
     draw = evaluate.draw(Setting(settings[0].n_way, settings[0].n_shot), images, 1, comparison.seed)[0]
     with torch.no_grad():
