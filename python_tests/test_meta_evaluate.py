@@ -112,3 +112,23 @@ def test_wrong_embeddings_and_settings_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["evaluate", str(path), "--settings", "5"])
     assert "must be WAY,SHOT or WAY,SHOT,within; got '5'" in capsys.readouterr().err
+
+
+def test_the_comparison_of_heads_is_paired_over_episodes_and_averaged_over_seeds():
+    from benchmarks.omniglot import FOLDS, VALIDATION, summarise
+
+    found = []
+    for seed in range(3):
+        features, labels = clusters(noise=1.6 + 0.1 * seed)
+        methods = {"sparse": Method(features, SparseSVMHead(0.2)), "ridge": Method(features, RidgeHead())}
+        found.append(compare(methods, stand_in(labels), [Setting(5, 1)], 40, seed=0))
+    (_, _, _, _, _, none), (setting, head, accuracy, by_seed, used, difference) = summarise(found)
+    assert (setting, head, none) == ("5-way 1-shot", "ridge", "-")
+    means = [comparison.scores["ridge"]["5-way 1-shot"].accuracy.mean() for comparison in found]
+    assert by_seed == ", ".join(f"{mean:.2f}" for mean in means)
+    assert accuracy.startswith(f"{np.mean(means):.2f} ± ")
+    assert used == "100.0"
+    expected = np.mean([comparison.difference("sparse", "ridge", "5-way 1-shot")[0] for comparison in found])
+    assert difference.startswith(f"{expected:+.2f} ± ")
+    for test, validation in zip(FOLDS, VALIDATION, strict=True):
+        assert not set(test) & set(validation)
