@@ -304,7 +304,7 @@ def test_a_corrupt_image_is_named_from_a_worker_too(tmp_path, config):
 def test_packaged_configurations_are_valid(name):
     """All keys and values make a trainer, a learner and its data; no images are read."""
     content = yaml.safe_load((command.CONFIGS / name).read_text())
-    assert set(content) <= {"trainer", "model", "data", "checkpoint"}
+    assert set(content) <= {"trainer", "model", "data", "checkpoint", "report"}
     lightning.Trainer(**content["trainer"] | {"logger": False, "accelerator": "cpu", "callbacks": None})
     learner = instantiate(MetaLearner, content["model"])
     data = instantiate(EpisodeData, content["data"])
