@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from sparsesvm import cli
 from sparsesvm.meta import DataError, EpisodeData, MetaLearner, WholeCheckpointIO, command, load, report
@@ -143,6 +144,28 @@ def test_predictions_are_written(config, tmp_path):
     cli.main(["predict", *map(str, arguments), "--data.predict_query", str(tmp_path / "query.npz")])
     with open(tmp_path / "run" / "predictions.csv", newline="") as opened:
         assert list(csv.reader(opened)) == [["image", "class"], ["0", "z"], ["1", "x"], ["2", "y"]]
+    for name, image in (
+        ("support/x/1.png", images[0]),
+        ("support/y/1.png", images[2]),
+        ("query/b.png", images[2]),
+        ("query/a.png", images[0]),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / name)
+    reader = [
+        "--data.reader",
+        "sparsesvm.meta.ClassFolders",
+        "--root",
+        "unused",
+        "--data.reader.size",
+        "8",
+        "--data.reader.channels",
+        "1",
+    ]
+    folders = ["--data.predict_support", str(tmp_path / "support"), "--data.predict_query", str(tmp_path / "query")]
+    cli.main(["predict", *map(str, arguments[:4]), *reader, *folders])
+    with open(tmp_path / "run" / "predictions.csv", newline="") as opened:
+        assert list(csv.reader(opened)) == [["image", "class"], ["a.png", "x"], ["b.png", "y"]]
     wider = ("--model.encoder.widths", "[8, 24]")
     with pytest.raises(SystemExit, match=r"another encoder or head: .* is \(16, 8, 3, 3\) in the checkpoint and \(24"):
         cli.main(["test", "--config", str(config(1)), "--ckpt_path", str(last), *wider])
@@ -284,8 +307,6 @@ def test_an_unknown_key_is_named(config, capsys):
 
 
 def test_a_corrupt_image_is_named_from_a_worker_too(tmp_path, config):
-    from PIL import Image
-
     for split in ("train", "val"):
         for name in "abc":
             (tmp_path / "images" / split / name).mkdir(parents=True)
