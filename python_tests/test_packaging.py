@@ -58,3 +58,15 @@ def test_the_package_is_typed():
 def test_everything_public_is_documented():
     for name in sparsesvm.__all__:
         assert getattr(sparsesvm, name).__doc__, name
+
+
+def test_the_core_imports_without_the_extra_and_the_extra_names_itself():
+    absent = "import sys; sys.modules.update(dict.fromkeys(('lightning', 'jsonargparse', 'PIL', 'matplotlib', 'sklearn')))"
+    program = (
+        f"{absent}; import sparsesvm, sparsesvm.cli; assert 'sparsesvm.meta' not in sys.modules; sparsesvm.cli.main(['fit'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "sparsesvm fit needs jsonargparse: pip install 'sparsesvm[meta]'"
+    imported = "import sys, sparsesvm; assert not {'lightning', 'matplotlib', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", imported], check=True)

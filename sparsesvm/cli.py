@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import sparsesvm
+
+_TRAINING = {
+    "fit": "train an encoder through a head on few-shot episodes: sparsesvm fit --config digits",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split",
+    "predict": "classify images from a few images per class",
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,12 +31,31 @@ def main(arguments: list[str] | None = None) -> None:
     demo.add_argument("--steps", type=_positive, default=600, help="training steps of each head")
     demo.add_argument("--episodes", type=_positive, default=600, help="test episodes")
     demo.add_argument("--seed", type=int, default=0, help="of the initial weights and all draws")
-    chosen = parser.parse_args(arguments)
+    for name, what in {**_TRAINING, "evaluate": "compare heads on trained encoders or frozen embeddings, with figures"}.items():
+        commands.add_parser(name, help=what, add_help=False)
+    given = sys.argv[1:] if arguments is None else arguments
+    command = given[0] if given else None
+    if command in _TRAINING or command == "evaluate":
+        _run_meta(given)
+        return
+    chosen = parser.parse_args(given)
     try:
         from sparsesvm.demo import run
     except ModuleNotFoundError as missing:
         raise SystemExit(f"sparsesvm demo needs {missing.name}: pip install 'sparsesvm[demo]'") from missing
     run(chosen.output, steps=chosen.steps, episodes=chosen.episodes, seed=chosen.seed)
+
+
+def _run_meta(arguments: Sequence[str]) -> None:
+    """What needs the extra `meta` reads its own arguments."""
+    try:
+        from sparsesvm.meta import command, report
+    except ModuleNotFoundError as missing:
+        raise SystemExit(f"sparsesvm {arguments[0]} needs {missing.name}: pip install 'sparsesvm[meta]'") from missing
+    if arguments[0] == "evaluate":
+        report.main(arguments[1:])
+    else:
+        command.run(arguments)
 
 
 def _positive(text: str) -> int:

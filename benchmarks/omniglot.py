@@ -1,0 +1,110 @@
+"""Heads compared on small Omniglot, each with an encoder trained through it by the same recipe:
+`python -m benchmarks.omniglot --root omniglot_small.npz [--folds 0 1 --seeds 0 1 2 --heads sparse svm ridge prototype]`.
+
+Every head, seed and fold of test alphabets is one `sparsesvm fit --config omniglot-small` with the best checkpoint by validation
+accuracy; a complete run is not repeated, an interrupted one goes on. Then all are evaluated on the same test episodes, and the
+differences to the first head are paired over episodes and averaged over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import report
+from sparsesvm.meta import Comparison, Method, compare, embed, load, load_data
+from sparsesvm.meta.evaluate import interval
+
+ALPHABETS = ("Korean", "Japanese_(katakana)", "Latin", "Greek", "Early_Aramaic", "Tagalog", "Balinese", "Sanskrit")
+FOLDS = (("Balinese", "Sanskrit"), ("Korean", "Latin"), ("Japanese_(katakana)", "Early_Aramaic"), ("Greek", "Tagalog"))
+VALIDATION = (("Early_Aramaic", "Tagalog"), ("Early_Aramaic", "Tagalog"), ("Greek", "Tagalog"), ("Early_Aramaic", "Latin"))
+HEADS = {
+    "sparse": (),
+    "svm": ("--model.head.init_args.lambda1_ratio=0", "--model.head.init_args.refit=false"),
+    "ridge": ("--model.head=sparsesvm.RidgeHead", "--model.head.init_args.learn_penalties=true"),
+    "prototype": ("--model.head=sparsesvm.PrototypeHead",),
+}
+
+
+def train(head: str, fold: int, seed: int, arguments: argparse.Namespace) -> Path:
+    """One run; its best checkpoint."""
+    root = Path(arguments.output) / f"fold{fold}" / f"seed{seed}" / head
+    held_out = (*FOLDS[fold], *VALIDATION[fold])
+    splits = {"train": [a for a in ALPHABETS if a not in held_out], "val": list(VALIDATION[fold]), "test": list(FOLDS[fold])}
+    last = root / "checkpoints" / "last.ckpt"
+    command = [sys.executable, "-m", "sparsesvm", "fit", "--config", "omniglot-small", "--root", arguments.root, *HEADS[head]]
+    command += [f"--data.reader.init_args.{name}={alphabets}" for name, alphabets in splits.items()]
+    command += [f"--seed_everything={seed}", f"--trainer.default_root_dir={root}", "--report=false"]
+    command += ["--trainer.enable_progress_bar=false", f"--trainer.max_epochs={arguments.epochs}"]
+    reached = torch.load(last, weights_only=True)["epoch"] + 1 if last.exists() else 0
+    if reached < arguments.epochs:
+        subprocess.run([*command, *(["--ckpt_path=last"] if reached else [])], check=True)
+    return root / "checkpoints" / "best.ckpt"
+
+
+def evaluate(fold: int, seed: int, arguments: argparse.Namespace) -> Comparison:
+    """All heads of one fold and seed on the same episodes."""
+    methods: dict[str, Method] = {}
+    for head in arguments.heads:
+        checkpoint = train(head, fold, seed, arguments)
+        data = load_data(str(checkpoint), arguments.root)
+        learner = load(checkpoint)
+        methods[head] = Method(embed(learner, data.images("test")), learner.head.eval())  # type: ignore[arg-type]
+    return compare(methods, data.images("test"), data.settings["test"], arguments.episodes, seed=0)
+
+
+def summarise(found: Sequence[Comparison]) -> list[list[object]]:
+    """A row per head and setting: accuracy, features used, and the difference of the first head to it."""
+    heads, settings = list(found[0].scores), list(next(iter(found[0].scores.values())))
+    rows: list[list[object]] = []
+    for setting in settings:
+        first = _accuracies(found, heads[0], setting)
+        for head in heads:
+            accuracy = _accuracies(found, head, setting)
+            used = np.mean([comparison.scores[head][setting].used.mean() for comparison in found])
+            by_seed = ", ".join(f"{value:.2f}" for value in accuracy.mean(1))
+            # The episodes are common to the seeds: their mean over the seeds is what varies.
+            difference = (first - accuracy).mean(0)
+            gain = "-" if head == heads[0] else f"{difference.mean():+.2f} ± {interval(difference):.2f}"
+            mean = f"{accuracy.mean():.2f} ± {interval(accuracy.mean(0)):.2f}"
+            rows.append([setting, head, mean, by_seed, f"{used:.1f}", gain])
+    return rows
+
+
+def _accuracies(found: Sequence[Comparison], head: str, setting: str) -> NDArray[np.float64]:
+    """(seeds, episodes)."""
+    return np.stack([comparison.scores[head][setting].accuracy for comparison in found])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="the .npz file")
+    parser.add_argument("--folds", type=int, nargs="+", default=[0], choices=range(len(FOLDS)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument(
+        "--heads", nargs="+", default=list(HEADS), choices=list(HEADS), help="the others are compared with the first"
+    )
+    parser.add_argument("--epochs", type=int, default=60, help="of the configuration's learning rate schedule too")
+    parser.add_argument("--episodes", type=int, default=600)
+    parser.add_argument("--output", default="runs/omniglot-heads")
+    chosen = parser.parse_args(arguments)
+    header = ["setting", "head", "accuracy %", "by seed", "features used %", f"{chosen.heads[0]} minus it"]
+    for fold in chosen.folds:
+        rows = summarise([evaluate(fold, seed, chosen) for seed in chosen.seeds])
+        title = f"Test alphabets {' and '.join(FOLDS[fold])}, seeds {chosen.seeds}, {chosen.epochs} epochs"
+        table = report.table(header, rows)
+        print(f"{title}\n\n{table}\n")
+        content = {"rows": [dict(zip(header, row, strict=True)) for row in rows], "settings": vars(chosen)}
+        report.write(Path(chosen.output) / f"fold{fold}.json", content, f"{title}\n\n{table}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,342 @@
+"""`sparsesvm fit` and its neighbours: train, resume after a kill, several processes, wrong inputs, predictions, report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import lightning
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from sparsesvm import cli
+from sparsesvm.meta import DataError, EpisodeData, MetaLearner, WholeCheckpointIO, command, load, report
+from sparsesvm.meta.loading import instantiate
+
+TINY = """
+trainer: {{max_epochs: {epochs}, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false,
+          default_root_dir: {root}}}
+model:
+  encoder: {{class_path: sparsesvm.meta.Conv4, init_args: {{channels: 1, widths: [8, 16], pool: [true, true]}}}}
+  head: {{class_path: sparsesvm.SparseSVMHead, init_args: {{lambda1_ratio: 0.2, refit: true}}}}
+  warmup_steps: 2
+data:
+  reader: {{class_path: sparsesvm.meta.Digits}}
+  n_way: [3, 4]
+  n_shot: [1, 3]
+  n_query: [2, 5]
+  rotations: true
+  augment: {{shift: 0.1, rotate: 10}}
+  tasks_per_step: 2
+  episodes_per_epoch: 8
+  val_episodes: 20
+  test_episodes: 20
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    def make(epochs=2, name="run", extra=""):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(TINY.format(epochs=epochs, root=tmp_path / name) + extra)
+        return path
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As many threads as the processes that are compared with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def start(*arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "sparsesvm", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def fit(*arguments):
+    with warnings.catch_warnings():
+        # Lightning remarks on folders that are not empty, which is the point of resuming.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        cli.main(["fit", *map(str, arguments)])
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def rows(root, version=0):
+    with open(root / "logs" / f"version_{version}" / "metrics.csv", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_fit_leaves_checkpoints_logs_configuration_table_and_pictures(config, tmp_path, capsys):
+    fit("--config", config())
+    root = tmp_path / "run"
+    assert {path.name for path in (root / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert (root / "logs" / "version_0" / "config.yaml").is_file()
+    steps = [row for row in rows(root) if row["train/loss"]]
+    assert len(steps) == 2 * 4
+    for row in steps:
+        assert 0 < float(row["train/features_used"]) < 1
+        assert float(row["train/gap"]) >= 0
+        assert float(row["train/unconverged"]) == 0
+        assert float(row["train/head_ms"]) > 0
+        assert 0 <= float(row["train/accuracy"]) <= 1
+    assert float([row for row in rows(root) if row["val/accuracy"]][-1]["val/accuracy"]) > 0.3
+    printed = capsys.readouterr().out
+    assert "| trained: sparse SVM (ratio 0.2, refit) |" in printed
+    assert {path.name for path in (root / "report").iterdir()} == {
+        "curve",
+        "table.md",
+        "results.json",
+        "curve.png",
+        "usage.png",
+        "shots.png",
+        "weights.png",
+    }
+    found = json.loads((root / "report" / "results.json").read_text())["results"]
+    assert len(found) == 4
+    own = found["trained: sparse SVM (ratio 0.2, refit)"]["5-way 1-shot"]
+    assert len(own["episodes"]) == 20
+    assert own["accuracy"] == pytest.approx(np.mean(own["episodes"]), abs=1e-3)
+
+    # The checkpoint alone is enough for the other commands and from Python.
+    capsys.readouterr()
+    cli.main(["test", "--config", str(config()), "--ckpt_path", str(root / "checkpoints" / "best.ckpt")])
+    tested = capsys.readouterr().out
+    assert "test/5-way 1-shot" in tested
+    logged = next(row for row in rows(root, 1) if row["test/accuracy"])
+    assert 100 * float(logged["test/accuracy"]) == pytest.approx(own["accuracy"], abs=0.01)
+    cli.main(["validate", "--config", str(config()), "--ckpt_path", str(root / "checkpoints" / "best.ckpt")])
+    learner = load(root / "checkpoints" / "best.ckpt")
+    assert not learner.training
+    assert learner.head.lambda1_ratio == 0.2
+    assert learner.embed(np.zeros((2, 16, 16), np.uint8)).shape == (2, 64)
+
+
+def test_predictions_are_written(config, tmp_path):
+    fit("--config", config(1), "--report", "false")
+    images = np.random.default_rng(0).integers(0, 255, (6, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "support.npz", images=images, labels=np.array(["x", "x", "y", "y", "z", "z"]))
+    np.savez(tmp_path / "query.npz", images=images[[4, 0, 3]])
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    arguments = ["--config", config(1), "--ckpt_path", last, "--data.predict_support", tmp_path / "support.npz"]
+    cli.main(["predict", *map(str, arguments), "--data.predict_query", str(tmp_path / "query.npz")])
+    with open(tmp_path / "run" / "predictions.csv", newline="") as opened:
+        assert list(csv.reader(opened)) == [["image", "class"], ["0", "z"], ["1", "x"], ["2", "y"]]
+    for name, image in (
+        ("support/x/1.png", images[0]),
+        ("support/y/1.png", images[2]),
+        ("query/b.png", images[2]),
+        ("query/a.png", images[0]),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / name)
+    reader = [
+        "--data.reader",
+        "sparsesvm.meta.ClassFolders",
+        "--root",
+        "unused",
+        "--data.reader.size",
+        "8",
+        "--data.reader.channels",
+        "1",
+    ]
+    folders = ["--data.predict_support", str(tmp_path / "support"), "--data.predict_query", str(tmp_path / "query")]
+    cli.main(["predict", *map(str, arguments[:4]), *reader, *folders])
+    with open(tmp_path / "run" / "predictions.csv", newline="") as opened:
+        assert list(csv.reader(opened)) == [["image", "class"], ["a.png", "x"], ["b.png", "y"]]
+    wider = ("--model.encoder.widths", "[8, 24]")
+    with pytest.raises(SystemExit, match=r"another encoder or head: .* is \(16, 8, 3, 3\) in the checkpoint and \(24"):
+        cli.main(["test", "--config", str(config(1)), "--ckpt_path", str(last), *wider])
+    with pytest.raises(SystemExit, match=r"predict needs --data\.predict_support and --data\.predict_query"):
+        cli.main(["predict", "--config", str(config(1)), "--ckpt_path", str(last)])
+
+
+@pytest.mark.parametrize("when", ["between epochs", "within an epoch"])
+def test_a_killed_run_resumes_to_the_same_end(config, tmp_path, when):
+    extra = "checkpoint: {every_n_train_steps: 3, monitor: null}\n" if when == "within an epoch" else ""
+    fit("--config", config(4, "whole", extra), "--report", "false")
+    killed = start("fit", "--config", config(4, "killed", extra), "--report", "false", "--trainer.limit_val_batches", "1.0")
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    limit = time.monotonic() + 60
+    while not last.exists() and time.monotonic() < limit and killed.poll() is None:
+        time.sleep(0.001)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    reached = torch.load(last, weights_only=True)["global_step"]
+    assert 0 < reached < 16
+    fit("--config", config(4, "killed", extra), "--report", "false", "--ckpt_path", "last")
+    whole, resumed = (weights(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "killed"))
+    for name in whole:
+        torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=0, msg=name)
+    final = [
+        [row for row in rows(tmp_path / name, version) if row["val/accuracy"]][-1]
+        for name, version in (("whole", 0), ("killed", 1))
+    ]
+    assert final[0]["val/accuracy"] == final[1]["val/accuracy"]
+
+
+def test_two_processes_give_what_one_gives(config, tmp_path):
+    common = ("--report", "false", "--model.optimizer", "sgd", "--model.learning_rate", "0.05")
+    fit("--config", config(2, "one"), *common)
+    two = start(
+        "fit",
+        "--config",
+        config(2, "two"),
+        *common,
+        "--data.tasks_per_step",
+        "1",
+        "--trainer.devices",
+        "2",
+        "--trainer.strategy",
+        "ddp",
+    )
+    output, _ = two.communicate(timeout=120)
+    assert two.returncode == 0, output
+    one, both = (weights(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("one", "two"))
+    for name in one:
+        # Sums over the samples of both processes round differently.
+        torch.testing.assert_close(both[name], one[name], rtol=1e-3, atol=1e-5, msg=name)
+    final = [[row for row in rows(tmp_path / name) if row["val/accuracy"]][-1] for name in ("one", "two")]
+    assert float(final[0]["val/accuracy"]) == pytest.approx(float(final[1]["val/accuracy"]), abs=0.01)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(config, tmp_path, monkeypatch):
+    fit("--config", config(1), "--report", "false")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    real = os.fsync
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit, match=r"cannot save checkpoint .*No space left on device.*is intact"):
+        fit("--config", config(2), "--report", "false", "--ckpt_path", "last")
+    monkeypatch.setattr(os, "fsync", real)
+    assert last.read_bytes() == before
+    assert not list(last.parent.glob(".*.part"))
+    fit("--config", config(2), "--report", "false", "--ckpt_path", "last")
+    assert torch.load(last, weights_only=True)["epoch"] == 1
+
+
+class Bomb:
+    gone_off = False
+
+    def __reduce__(self):
+        return setattr, (Bomb, "gone_off", True)
+
+
+def test_checkpoints_of_others_are_refused(config, tmp_path):
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    torch.save({"state_dict": Bomb()}, tmp_path / "bomb.ckpt")
+    for name, message in (
+        ("text", "cannot be read as a checkpoint"),
+        ("other", "is not a checkpoint of `sparsesvm fit`"),
+        ("bomb", "cannot be read"),
+    ):
+        path = tmp_path / f"{name}.ckpt"
+        for attempt in (
+            load,
+            WholeCheckpointIO().load_checkpoint,
+            lambda path: report.run(report.make_parser().parse_args([str(path)])),
+        ):
+            with pytest.raises(DataError, match=message):
+                attempt(path)
+        for arguments in (["evaluate", path], ["test", "--config", config(), "--ckpt_path", path]):
+            with pytest.raises(SystemExit, match=message):
+                cli.main([str(argument) for argument in arguments])
+    with pytest.raises(SystemExit, match=r"absent\.ckpt cannot be read as a checkpoint"):
+        cli.main(["evaluate", str(tmp_path / "absent.ckpt")])
+    assert not Bomb.gone_off
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--data.n_way", "30"],
+            r"sparsesvm fit: an episode of n_way = 30 classes needs as many; the data has 5, 20 with their rotations",
+        ),
+        (["--data.n_shot", "200"], r"n_shot \+ n_query = 200 \+ 5 = 205 samples of a class are needed"),
+        (
+            ["--data.episodes_per_epoch", "7"],
+            r"an epoch of 7 episodes does not divide into steps of 2 tasks in 1 processes\. Use a multiple of 2",
+        ),
+        (["--model.head.lambda2", "-1"], r"lambda2 must be"),
+        (["--config", "absent"], r"config must be a file or one of .*digits.*; got absent"),
+        (
+            ["--data.reader", "sparsesvm.meta.ClassFolders", "--root", "/absent"],
+            r"root must be a folder of images; /absent is not there",
+        ),
+    ],
+)
+def test_wrong_requests_end_with_one_line(config, arguments, message):
+    with pytest.raises(SystemExit, match=message) as stopped:
+        fit("--config", config(), *arguments)
+    assert "\n" not in str(stopped.value)
+
+
+def test_an_unknown_key_is_named(config, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        fit("--config", config(extra="  colour: red\n"))
+    assert stopped.value.code == 2
+    assert "colour" in capsys.readouterr().err
+
+
+def test_a_corrupt_image_is_named_from_a_worker_too(tmp_path, config):
+    for split in ("train", "val"):
+        for name in "abc":
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for number in range(10):
+                Image.new("L", (8, 8), 10 * number).save(tmp_path / "images" / split / name / f"{number}.png")
+    for number in range(10):
+        (tmp_path / "images" / "train" / "b" / f"{number}.png").write_bytes(b"nothing")
+    reader = ["--data.reader", "sparsesvm.meta.ClassFolders", "--data.reader.size", "8", "--data.reader.channels", "1"]
+    ways = ["--data.n_way", "3", "--data.val", '[{"n_way": 3, "n_query": 5}]']
+    with pytest.raises(SystemExit, match=r"b/\d\.png cannot be read as an image") as stopped:
+        fit("--config", config(), *reader, "--root", tmp_path / "images", *ways, "--data.num_workers", "1")
+    assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in command.CONFIGS.iterdir() if path.name.endswith(".yaml")))
+def test_packaged_configurations_are_valid(name):
+    """All keys and values make a trainer, a learner and its data; no images are read."""
+    content = yaml.safe_load((command.CONFIGS / name).read_text())
+    assert set(content) <= {"trainer", "model", "data", "checkpoint", "report"}
+    lightning.Trainer(**content["trainer"] | {"logger": False, "accelerator": "cpu", "callbacks": None})
+    learner = instantiate(MetaLearner, content["model"])
+    data = instantiate(EpisodeData, content["data"])
+    assert learner.encoder.eval()(torch.zeros(1, *SHAPES.get(name, (1, 28, 28)))).shape[1] % learner.head.group_size == 0
+    assert len(data.settings["test"]) >= 2
+
+
+SHAPES = {
+    "digits.yaml": (1, 8, 8),
+    "miniimagenet.yaml": (3, 84, 84),
+    "tieredimagenet.yaml": (3, 84, 84),
+    "cifar-fs.yaml": (3, 32, 32),
+    "fc100.yaml": (3, 32, 32),
+}

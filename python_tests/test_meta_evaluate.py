@@ -1,0 +1,134 @@
+"""Paired evaluation: right accuracies and intervals, the same episodes for all, frozen embeddings."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead, cli
+from sparsesvm.meta import DataError, ImageSet, Method, Setting, compare, default_methods, read_features
+from sparsesvm.meta.evaluate import draw, interval
+
+
+def clusters(n_classes=8, per_class=25, n_features=40, noise=1.0):
+    """Features around a sparse centre for each class, and the labels."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(n_classes, n_features, generator=generator)
+    labels = torch.arange(n_classes).repeat_interleave(per_class)
+    return centres[labels] + noise * torch.randn(len(labels), n_features, generator=generator), labels
+
+
+def stand_in(labels, groups=None):
+    return ImageSet(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), labels, [str(c) for c in range(8)], groups)
+
+
+def test_scores_are_those_of_each_episode_alone():
+    features, labels = clusters()
+    images, setting = stand_in(labels), Setting(5, 2, n_query=6)
+    comparison = compare({"ridge": Method(features, RidgeHead())}, images, [setting], 30, seed=3)
+    found = comparison.scores["ridge"]["5-way 2-shot"]
+    for number, episode in enumerate(draw(setting, images, 30, 3)):
+        fitted = RidgeHead().fit(features[episode.support], torch.from_numpy(episode.support_labels), 5)
+        right = fitted.predict(features[episode.query]) == torch.from_numpy(episode.query_labels)
+        assert found.accuracy[number] == pytest.approx(100 * right.double().mean().item())
+    assert interval(found.accuracy) == pytest.approx(1.96 * found.accuracy.std() / 30**0.5)
+    assert found.gap is None
+
+
+def test_differences_are_paired():
+    features, labels = clusters(noise=1.6)
+    methods = {
+        "a": Method(features, PrototypeHead()),
+        "b": Method(features, SparseSVMHead(0.3)),
+        "c": Method(features, PrototypeHead()),
+    }
+    comparison = compare(methods, stand_in(labels), [Setting(5, 1)], 60, seed=0)
+    assert comparison.difference("a", "c", "5-way 1-shot") == (0, 0)
+    mean, half = comparison.difference("a", "b", "5-way 1-shot")
+    one, other = (comparison.scores[name]["5-way 1-shot"].accuracy for name in "ab")
+    assert mean == pytest.approx(one.mean() - other.mean())
+    # What the episodes have in common does not widen the interval.
+    assert half < np.hypot(interval(one), interval(other))
+    assert "All solutions converged." in comparison.markdown()
+
+
+def test_usage_counts_tasks_and_a_larger_ratio_uses_less():
+    features, labels = clusters()
+    methods = {str(ratio): Method(features, SparseSVMHead(ratio)) for ratio in (0.0, 0.3, 1.0)}
+    found = compare(methods, stand_in(labels), [Setting(5, 1)], 40, seed=0).scores
+    dense, sparse, none = (found[name]["5-way 1-shot"] for name in methods)
+    assert dense.used.mean() == 100
+    assert 0 < sparse.used.mean() < 60
+    assert none.used.mean() == 0
+    for score in (dense, sparse, none):
+        assert score.usage.sum() == pytest.approx(score.used.sum() / 100 * features.shape[1])
+        assert score.gap <= 1e-6
+
+
+def test_classes_from_within_a_group_are_harder_to_find_when_there_are_too_few():
+    _, labels = clusters()
+    images = stand_in(labels, [0] * 5 + [1] * 3)
+    for episode in draw(Setting(4, 1, within=True), images, 20, 0):
+        assert episode.classes.max() < 5
+    with pytest.raises(DataError, match="a group of n_way = 6 classes; the largest has 5"):
+        draw(Setting(6, 1, within=True), images, 1, 0)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt"])
+def test_frozen_embeddings_are_evaluated_from_the_command_line(tmp_path, capsys, suffix):
+    features, labels = clusters()
+    path = tmp_path / f"features{suffix}"
+    groups = labels % 2
+    if suffix == ".npz":
+        np.savez(path, features=features.numpy(), labels=labels.numpy() * 10, groups=groups.numpy())
+    else:
+        torch.save({"features": features, "labels": labels * 10, "groups": groups}, path)
+    read, images = read_features(str(path))
+    torch.testing.assert_close(read, features)
+    assert images.class_names == [str(10 * c) for c in range(8)]
+    assert images.class_groups == [0, 1] * 4
+    arguments = ["evaluate", str(path), "--episodes", "20", "--output", str(tmp_path / "out"), "--settings", "4,1,within", "3,5"]
+    cli.main([*arguments, "--no-figures"] if suffix == ".pt" else arguments)
+    printed = capsys.readouterr().out
+    assert "| head | 4-way 1-shot within | 3-way 5-shot |" in printed
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(results["results"]) == set(default_methods(features))
+    assert (tmp_path / "out" / "curve.png").exists() == (suffix == ".npz")
+    for ratio in ("0.0", "1.0") if suffix == ".npz" else ():
+        curve = json.loads((tmp_path / "out" / "curve" / "results.json").read_text())["results"]
+        assert curve[ratio]["3-way 5-shot"]["features_used"] == (100 if ratio == "0.0" else 0)
+
+
+def test_wrong_embeddings_and_settings_are_named(tmp_path, capsys):
+    path = tmp_path / "wrong.npz"
+    np.savez(path, features=np.zeros((3, 2)), labels=np.zeros(4, int))
+    with pytest.raises(SystemExit, match=r"features must be floating-point \(n, n_features\) with as many labels"):
+        cli.main(["evaluate", str(path)])
+    with pytest.raises(SystemExit, match="one file of features at a time"):
+        cli.main(["evaluate", str(path), "other.npz"])
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(path), "--settings", "5"])
+    assert "must be WAY,SHOT or WAY,SHOT,within; got '5'" in capsys.readouterr().err
+
+
+def test_the_comparison_of_heads_is_paired_over_episodes_and_averaged_over_seeds():
+    from benchmarks.omniglot import FOLDS, VALIDATION, summarise
+
+    found = []
+    for seed in range(3):
+        features, labels = clusters(noise=1.6 + 0.1 * seed)
+        methods = {"sparse": Method(features, SparseSVMHead(0.2)), "ridge": Method(features, RidgeHead())}
+        found.append(compare(methods, stand_in(labels), [Setting(5, 1)], 40, seed=0))
+    (_, _, _, _, _, none), (setting, head, accuracy, by_seed, used, difference) = summarise(found)
+    assert (setting, head, none) == ("5-way 1-shot", "ridge", "-")
+    means = [comparison.scores["ridge"]["5-way 1-shot"].accuracy.mean() for comparison in found]
+    assert by_seed == ", ".join(f"{mean:.2f}" for mean in means)
+    assert accuracy.startswith(f"{np.mean(means):.2f} ± ")
+    assert used == "100.0"
+    expected = np.mean([comparison.difference("sparse", "ridge", "5-way 1-shot")[0] for comparison in found])
+    assert difference.startswith(f"{expected:+.2f} ± ")
+    for test, validation in zip(FOLDS, VALIDATION, strict=True):
+        assert not set(test) & set(validation)

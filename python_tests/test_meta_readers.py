@@ -1,0 +1,255 @@
+"""Readers: the right images in the right split, no pickles, and messages that name what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sparsesvm.meta import Arrays, ClassFolders, DataError, Digits, ImageSet, Omniglot
+from sparsesvm.meta.images import load_arrays
+
+
+def draw(path, value, size=(8, 6), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value if mode != "RGB" else (value,) * 3).save(path)
+
+
+def test_digits_are_split_without_sharing_images_or_test_classes():
+    train, val, test = (Digits().read(split) for split in ("train", "val", "test"))
+    assert train.class_names == val.class_names == ["0", "1", "2", "3", "4"]
+    assert test.class_names == ["5", "6", "7", "8", "9"]
+    assert len(train) + len(val) + len(test) == 1797
+    seen = {train.images[i].numpy().tobytes() for i in range(len(train))}
+    shared = sum(val.images[i].numpy().tobytes() in seen for i in range(len(val)))
+    assert shared < 5  # the data hold a few identical scans
+    image, label = test[3]
+    assert image.shape == (1, 8, 8)
+    assert 0 <= image.min() <= image.max() <= 1
+    assert 0 <= label < 5
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for split, classes in (("train", "ab"), ("val", "cd"), ("test", "ef")):
+        for value, name in enumerate(classes):
+            for number in range(3):
+                draw(tmp_path / split / name / f"{number}.png", 40 * value + number)
+    return tmp_path
+
+
+def test_class_folders_are_read(folders):
+    images = ClassFolders(str(folders), size=4).read("val")
+    assert images.class_names == ["c", "d"]
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    loaded = images.load(np.array([4, 0]))
+    assert loaded.shape == (2, 3, 4, 4)
+    torch.testing.assert_close(loaded[0], torch.full((3, 4, 4), 41 / 255))
+    inverted = ClassFolders(str(folders), size=4, channels=1, invert=True).read("val").load(np.array([4]))
+    torch.testing.assert_close(inverted, torch.full((1, 1, 4, 4), (255 - 41) / 255))
+
+
+def test_split_tables_and_lists_of_classes_are_read(tmp_path):
+    draw(tmp_path / "images" / "x1.png", 5)
+    draw(tmp_path / "images" / "y1.jpg", 9)
+    with open(tmp_path / "train.csv", "w", newline="") as opened:
+        csv.writer(opened).writerows([["filename", "label"], ["x1.png", "x"], ["y1.jpg", "y"]])
+    draw(tmp_path / "data" / "z" / "1.png", 7)
+    (tmp_path / "val.txt").write_text("z\n")
+    reader = ClassFolders(str(tmp_path), size=6)
+    assert reader.read("train").class_names == ["x", "y"]
+    assert reader.read("val").class_names == ["z"]
+    with pytest.raises(DataError, match=r"no test split in .*: neither folder test/ nor file test\.csv nor test\.txt"):
+        reader.read("test")
+
+
+def test_wrong_folders_are_named(folders, tmp_path):
+    with pytest.raises(DataError, match=r"root must be a folder of images; .*absent is not there"):
+        ClassFolders(str(tmp_path / "absent")).read("train")
+    (folders / "train" / "empty").mkdir()
+    with pytest.raises(DataError, match=r"class folder .*empty holds no images .* Fill or remove it"):
+        ClassFolders(str(folders)).read("train")
+    (folders / "test" / "e" / "0.png").write_bytes(b"no image")
+    images = ClassFolders(str(folders)).read("test")
+    with pytest.raises(DataError, match=r"e/0\.png cannot be read as an image"):
+        images.load(np.array([0]))
+    whole = (folders / "test" / "e" / "1.png").read_bytes()
+    (folders / "test" / "e" / "1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"e/1\.png cannot be read as an image"):
+        images.load(np.array([1]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file,label\nx.png,x\n", r"must have the columns filename,label; got \['file', 'label'\]"),
+        ("filename,label\nx.png,x\n", r"names x\.png, which is not in"),
+        ("filename,label\n", r"names no images"),
+    ],
+)
+def test_wrong_tables_are_named(tmp_path, content, message):
+    (tmp_path / "train.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        ClassFolders(str(tmp_path)).read("train")
+
+
+def test_a_class_without_a_folder_is_named(tmp_path):
+    (tmp_path / "train.txt").write_text("dog\n")
+    with pytest.raises(DataError, match="names class dog, which has no folder in"):
+        ClassFolders(str(tmp_path)).read("train")
+
+
+def arrays(path, **changes):
+    content = {
+        "images": np.arange(4 * 4 * 4, dtype=np.uint8).reshape(4, 4, 4),
+        "labels": np.array([3, 3, 8, 8]),
+        "split": np.array(["train", "train", "test", "test"]),
+    } | changes
+    np.savez(path, **{name: value for name, value in content.items() if value is not None})
+    return str(path)
+
+
+def test_arrays_are_read(tmp_path):
+    images = Arrays(arrays(tmp_path / "a.npz")).read("test")
+    assert images.class_names == ["8"]
+    assert images.images.shape == (2, 1, 4, 4)
+    by_number = Arrays(arrays(tmp_path / "b.npz", split=np.array([0, 0, 2, 2]))).read("test")
+    torch.testing.assert_close(by_number.images, images.images)
+    colour = np.zeros((4, 5, 5, 3), np.uint8)
+    assert Arrays(arrays(tmp_path / "c.npz", images=colour, split=None)).read("train").images.shape == (4, 3, 5, 5)
+    torch.save({"images": torch.zeros(2, 3, 5, 5, dtype=torch.uint8), "labels": torch.tensor([0, 1])}, tmp_path / "d.pt")
+    assert len(Arrays(str(tmp_path / "d.pt")).read("val")) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": None}, r"must hold the arrays images, labels; it lacks labels and has images, split"),
+        ({"split": np.array(["train"] * 4)}, r"no images of split 'test'; its splits are \['train'\]"),
+        ({"labels": np.array([3, 8, 8, 8])}, r"class 8 is in 'test' and in another split"),
+        ({"images": np.zeros((4, 4, 4))}, r"images must be uint8 with 3 or 4 dimensions; got float64"),
+    ],
+)
+def test_wrong_arrays_are_named(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        Arrays(arrays(tmp_path / "a.npz", **changes)).read("test")
+
+
+def test_pickles_are_never_loaded(tmp_path):
+    path = tmp_path / "objects.npz"
+    np.savez(path, images=np.array([{"a": 1}], dtype=object), labels=np.array([0]))
+    with pytest.raises(DataError, match="cannot be read as arrays: Object arrays cannot be loaded when allow_pickle=False"):
+        Arrays(str(path)).read("train")
+    torch.save({"images": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(DataError, match="cannot be read as arrays"):
+        Arrays(str(tmp_path / "bomb.pt")).read("train")
+    assert not Bomb.gone_off
+    with pytest.raises(DataError, match=r"arrays are read from \.npz and \.pt files"):
+        load_arrays(__file__, ())
+    with pytest.raises(DataError, match="there is no file"):
+        load_arrays(tmp_path / "absent.npz", ())
+
+
+class Bomb:
+    gone_off = False
+
+    def __reduce__(self):
+        return setattr, (Bomb, "gone_off", True)
+
+
+def omniglot(path, **changes):
+    """Two alphabets of two characters, three drawings each, as the real file stores them."""
+    ink = np.random.default_rng(0).random((12, 105, 105)) < 0.1
+    content = {
+        "images105_packed": np.packbits(ink.reshape(12, -1), axis=1),
+        "character": np.repeat(np.arange(4), 3).astype(np.int16),
+        "alphabet": np.repeat([0, 1], 6).astype(np.int8),
+        "character_names": np.array(["A/character01", "A/character02", "B/character01", "B/character02"]),
+        "alphabet_names": np.array(["A", "B"]),
+        "alphabet_split": np.array([0, 2], np.int8),
+    } | changes
+    np.savez(path, **{name: value for name, value in content.items() if value is not None})
+    return str(path), ink
+
+
+def test_omniglot_arrays_are_shrunk_by_area_and_grouped_by_alphabet(tmp_path):
+    path, ink = omniglot(tmp_path / "o.npz")
+    test = Omniglot(path, size=35).read("test")
+    assert test.class_names == ["B/character01", "B/character02"]
+    assert test.class_groups == [1, 1]
+    expected = ink[6:].reshape(6, 35, 3, 35, 3).mean((2, 4)) * 255
+    np.testing.assert_allclose(test.images[:, 0].numpy(), expected, atol=0.5 + 1e-3)
+    both = Omniglot(path, train=["B", "A"]).read("train")
+    assert both.images.shape == (12, 1, 28, 28)
+    assert both.class_groups == [0, 0, 1, 1]
+    # An average over areas keeps the amount of ink.
+    assert both.images.float().mean() / 255 == pytest.approx(ink.mean(), rel=5e-3)
+    with pytest.raises(DataError, match=r"val must name alphabets that are in .*\['A', 'B'\]; got \['C'\]"):
+        Omniglot(path, val=["C"]).read("val")
+    unsplit, _ = omniglot(tmp_path / "u.npz", alphabet_split=None)
+    with pytest.raises(DataError, match="does not say how to split; give train as a list of alphabets"):
+        Omniglot(unsplit).read("train")
+
+
+def official(root, part, alphabets):
+    for alphabet in alphabets:
+        for character in ("character01", "character02"):
+            for number in range(2):
+                draw(root / part / alphabet / character / f"{number}.png", 255, (105, 105), "L")
+
+
+def test_official_omniglot_folders_are_read(tmp_path):
+    official(tmp_path, "images_background", list("abcdefg"))
+    official(tmp_path, "images_evaluation", ["x"])
+    reader = Omniglot(str(tmp_path))
+    assert {name[0] for name in reader.read("train").class_names} == set("abcdeg")
+    assert {name[0] for name in reader.read("val").class_names} == {"f"}
+    test = reader.read("test")
+    assert test.class_names == ["x/character01", "x/character02"]
+    assert test.images.max() == 0  # white paper holds no ink
+    with pytest.raises(DataError, match=r"neither images_background/ nor images_evaluation/.*set download"):
+        Omniglot(str(tmp_path / "absent")).read("train")
+
+
+def test_a_download_is_checked(tmp_path, monkeypatch):
+    buffer = io.BytesIO()
+    official(tmp_path / "source", "images_background", ["a"])
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted((tmp_path / "source").rglob("*.png")):
+            archive.write(path, path.relative_to(tmp_path / "source"))
+    content = buffer.getvalue()
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(content))
+    reader = Omniglot(str(tmp_path / "root"), train=["a"], download=True)
+    with pytest.raises(DataError, match=r"MD5 sum .* where 68d2efa1b9178cc56df9314c21c6e718 is expected; nothing is kept"):
+        reader.read("train")
+    assert not list((tmp_path / "root").iterdir())
+    monkeypatch.setattr(Omniglot, "_MD5", {"images_background": hashlib.md5(content).hexdigest()})
+    assert len(reader.read("train")) == 4
+
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    with pytest.raises(DataError, match=r"cannot download .*no route to host.*by hand"):
+        Omniglot(str(tmp_path / "other"), download=True).read("train")
+
+
+def test_the_wrong_split_and_image_sets_are_refused():
+    with pytest.raises(ValueError, match="split must be one of train, val, test; got 'all'"):
+        Digits().read("all")
+    picture = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    for arguments, message in (
+        ((picture.float(), [0, 1], ["a", "b"]), "images must be uint8"),
+        ((picture, [0], ["a"]), "as many; got 2 and 1"),
+        ((picture, [0, 0], ["a", "b"]), r"every class present; got counts \[2, 0\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ImageSet(*arguments)
+    with pytest.raises(DataError, match="Digits does not read single image files"):
+        Digits().open([])

@@ -1,0 +1,51 @@
+"""Checkpoints that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from typing_extensions import override
+
+from sparsesvm.meta.errors import DataError
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames, so that neither a full disk nor a kill damages an earlier checkpoint of that name;
+    reads tensors and plain values only, never pickled code."""
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        target = Path(path)
+        part = target.with_name(f".{target.name}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as opened:
+                torch.save(checkpoint, opened)
+                opened.flush()
+                os.fsync(opened.fileno())
+            os.replace(part, target)
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise DataError(f"cannot save checkpoint {target}: {error}. An earlier one of that name is intact.") from error
+
+    @override
+    def load_checkpoint(self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None) -> Any:
+        return read_checkpoint(path)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a checkpoint of `sparsesvm fit`; pickled code is refused."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a file of another kind makes torch raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    if not content.get("sparsesvm", {}).get("configuration"):
+        raise DataError(f"{path} is not a checkpoint of `sparsesvm fit`: it does not say how its learner was made")
+    return content

@@ -1,0 +1,156 @@
+"""Readers of labelled images: scikit-learn's digits, arrays, class folders."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsesvm.meta.errors import DataError
+from sparsesvm.meta.images import (
+    SPLITS,
+    Files,
+    ImageSet,
+    Reader,
+    check_split,
+    find_files,
+    find_folders,
+    load_arrays,
+    read_image,
+    to_channels_first,
+)
+
+
+class Digits(Reader):
+    """The handwritten digits that come with scikit-learn, 8x8: 0 to 4 for training and validation, 5 to 9 for testing.
+
+    Validation uses the last fifth of the images of each training class: there are too few digits to hold classes out.
+    """
+
+    def read(self, split: str) -> ImageSet:
+        check_split(split)
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        images = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+        target = bunch.target.astype(np.int64)
+        if split == "test":
+            chosen = np.flatnonzero(target >= 5)
+        else:
+            parts = []
+            for digit in range(5):
+                members = np.flatnonzero(target == digit)
+                kept = len(members) - len(members) // 5
+                parts.append(members[:kept] if split == "train" else members[kept:])
+            chosen = np.concatenate(parts)
+        first = 5 if split == "test" else 0
+        return ImageSet(images[torch.from_numpy(chosen)], target[chosen] - first, [str(first + d) for d in range(5)])
+
+
+class Arrays(Reader):
+    """Images from an `.npz` or `.pt` file.
+
+    The file holds `images`, uint8 of shape (n, height, width), (n, height, width, channels) or (n, channels, height, width), with
+    1 or 3 channels; `labels`, (n,) integers; and `split`, (n,) of "train", "val" and "test" (or 0, 1, 2), which may be left out
+    if every split shall be all the data. A class may not be in two splits.
+
+    Args:
+        root: the file.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def read(self, split: str) -> ImageSet:
+        check_split(split)
+        data = load_arrays(self.root, ("images", "labels"))
+        images, labels = to_channels_first(data["images"], self.root), np.asarray(data["labels"])
+        if "split" in data:
+            of_image = np.asarray(data["split"])
+            wanted = split if of_image.dtype.kind in "US" else SPLITS.index(split)
+            of_image = of_image.astype(str) if of_image.dtype.kind == "S" else of_image
+            chosen = of_image == wanted
+            if not chosen.any():
+                raise DataError(f"{self.root} has no images of split {split!r}; its splits are {np.unique(of_image).tolist()}")
+            shared = np.intersect1d(labels[chosen], labels[~chosen])
+            if len(shared):
+                raise DataError(f"{self.root}: class {shared[0]} is in {split!r} and in another split; classes must be disjoint")
+            images, labels = images[torch.from_numpy(chosen)], labels[chosen]
+        names, codes = np.unique(labels, return_inverse=True)
+        return ImageSet(images, codes, [str(name) for name in names])
+
+
+class ClassFolders(Reader):
+    """Images in one folder per class, split as their users have them (miniImageNet, tieredImageNet, CIFAR-FS, FC100, ...).
+
+    For each split the first of these that exists is taken:
+
+    - `root/train`, `root/val`, `root/test`: a folder per class inside;
+    - `root/train.csv` ...: a header and rows `filename,label`, the files in `root/images`;
+    - `root/train.txt` ...: one class name per line, the class folders in `root`, `root/images` or `root/data`.
+
+    Args:
+        root: the folder.
+        size: images are resized and cropped to squares of this side.
+        channels: 3 colour, 1 grey.
+        invert: turn dark on light into light on dark, e.g. for drawings.
+    """
+
+    def __init__(self, root: str, size: int = 84, channels: int = 3, invert: bool = False) -> None:
+        if size < 1 or channels not in (1, 3):
+            raise ValueError(f"size must be positive and channels 1 or 3; got {size} and {channels}")
+        self.root, self.size, self.channels, self.invert = root, size, channels, invert
+
+    def open(self, paths: Sequence[Path]) -> Tensor:
+        images = torch.stack([read_image(path, self.size, self.channels) for path in paths])
+        return 255 - images if self.invert else images
+
+    def read(self, split: str) -> ImageSet:
+        check_split(split)
+        root = Path(self.root)
+        if not root.is_dir():
+            raise DataError(f"root must be a folder of images; {root} is not there")
+        folder, table, names = root / split, root / f"{split}.csv", root / f"{split}.txt"
+        if folder.is_dir():
+            classes = find_folders(folder)
+        elif table.is_file():
+            classes = _read_table(table, root / "images")
+        elif names.is_file():
+            classes = _named_folders(names, root)
+        else:
+            raise DataError(f"no {split} split in {root}: neither folder {folder.name}/ nor file {table.name} nor {names.name}")
+        paths = [path for files in classes.values() for path in files]
+        labels = [label for label, files in enumerate(classes.values()) for _ in files]
+        return ImageSet(Files(paths, self), labels, list(classes))
+
+
+def _read_table(table: Path, folder: Path) -> dict[str, list[Path]]:
+    classes: dict[str, list[Path]] = {}
+    with open(table, newline="") as opened:
+        rows = csv.DictReader(opened)
+        if not {"filename", "label"} <= set(rows.fieldnames or ()):
+            raise DataError(f"{table} must have the columns filename,label; got {rows.fieldnames}")
+        for row in rows:
+            path = folder / row["filename"]
+            if not path.is_file():
+                raise DataError(f"{table} names {row['filename']}, which is not in {folder}")
+            classes.setdefault(row["label"], []).append(path)
+    if not classes:
+        raise DataError(f"{table} names no images")
+    return classes
+
+
+def _named_folders(names: Path, root: Path) -> dict[str, list[Path]]:
+    classes: dict[str, list[Path]] = {}
+    for name in names.read_text().split():
+        places = [place / name for place in (root, root / "images", root / "data") if (place / name).is_dir()]
+        if not places:
+            raise DataError(f"{names} names class {name}, which has no folder in {root}, {root / 'images'} or {root / 'data'}")
+        classes[name] = find_files(places[0])
+    if not classes:
+        raise DataError(f"{names} names no classes")
+    return classes

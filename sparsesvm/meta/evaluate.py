@@ -1,0 +1,203 @@
+"""Heads compared on the same episodes, on features of any origin."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import sparsesvm
+from sparsesvm.head import FittedHead, PrototypeHead, RidgeHead, SparseSVMHead
+from sparsesvm.meta.data import Setting
+from sparsesvm.meta.episodes import Draw
+from sparsesvm.meta.errors import DataError
+from sparsesvm.meta.images import ImageSet, load_arrays
+from sparsesvm.meta.learner import MetaLearner
+from sparsesvm.results import StatusCode
+
+Head = SparseSVMHead | RidgeHead | PrototypeHead
+
+
+class Method(NamedTuple):
+    """What is evaluated: features of all samples (n, n_features) and a head."""
+
+    features: Tensor
+    head: Head
+
+
+@dataclass
+class Score:
+    """One method in one setting.
+
+    Attributes:
+        accuracy: (episodes,) in percent.
+        used: (episodes,) share of features with weights other than zero, in percent.
+        usage: (n_features,) in how many episodes each feature is used.
+        gap: largest relative duality gap, None for heads that have none.
+        unconverged: number of episodes whose gap is above the tolerance.
+    """
+
+    accuracy: NDArray[np.float64]
+    used: NDArray[np.float64]
+    usage: NDArray[np.int64]
+    gap: float | None
+    unconverged: int
+
+
+def default_methods(features: Tensor, ratio: float = 0.2) -> dict[str, Method]:
+    """The sparse SVM at lambda1_ratio `ratio`, with and without refit, and the usual dense heads, on the same features."""
+    heads: dict[str, Head] = {
+        f"sparse SVM {ratio:g}": SparseSVMHead(ratio),
+        f"sparse SVM {ratio:g}, refit": SparseSVMHead(ratio, refit=True),
+        "SVM": SparseSVMHead(0.0),
+        "ridge": RidgeHead(),
+        "prototype": PrototypeHead(),
+    }
+    return {name: Method(features, head) for name, head in heads.items()}
+
+
+@torch.no_grad()
+def embed(learner: MetaLearner, images: ImageSet) -> Tensor:
+    """Features (n, n_features) of all images, in evaluation mode."""
+    learner.eval()
+    parts = np.array_split(np.arange(len(images)), max(1, len(images) // 256))
+    return torch.cat([learner.encode(images.load(part).to(learner.device)).float().cpu() for part in parts])
+
+
+def draw(setting: Setting, images: ImageSet, episodes: int, seed: int) -> list[Draw]:
+    """The episodes of a setting: the same for every method and every run with this seed."""
+    sampler = setting.sampler(images, seed)
+    return [sampler.draw(number) for number in range(episodes)]
+
+
+@torch.no_grad()
+def score(method: Method, draws: Sequence[Draw], n_way: int) -> Score:
+    """Evaluate a method on episodes of equal size."""
+    support, query, labels, targets = (
+        torch.from_numpy(np.stack([getattr(d, name) for d in draws]))
+        for name in ("support", "query", "support_labels", "query_labels")
+    )
+    width = method.features.shape[1]
+    chunk = max(1, 20_000_000 // (width * (support.shape[1] + query.shape[1])))
+    accuracy, used, usage = [], [], torch.zeros(width, dtype=torch.int64)
+    gap: float | None = None
+    unconverged = 0
+    for s, q, y, t in zip(*(part.split(chunk) for part in (support, query, labels, targets)), strict=True):
+        fitted: FittedHead = method.head.fit(method.features[s], y, n_way)
+        accuracy.append((fitted.predict(method.features[q]) == t).double().mean(-1))
+        active = (fitted.weights != 0).any(-2)
+        used.append(active.double().mean(-1))
+        usage += active.sum(0)
+        solution = method.head.last_solution if isinstance(method.head, SparseSVMHead) else None
+        if solution is not None:
+            gap = max(gap or 0.0, float(solution.gap.max()) / s.shape[1])
+            unconverged += int((solution.status != StatusCode.CONVERGED).sum())
+    return Score(100 * torch.cat(accuracy).numpy(), 100 * torch.cat(used).numpy(), usage.numpy(), gap, unconverged)
+
+
+def compare(methods: Mapping[str, Method], images: ImageSet, settings: Sequence[Setting], episodes: int, seed: int) -> Comparison:
+    """Evaluate all methods in all settings, on the same episodes."""
+    scores: dict[str, dict[str, Score]] = {name: {} for name in methods}
+    for setting in settings:
+        draws = draw(setting, images, episodes, seed)
+        for name, method in methods.items():
+            scores[name][setting.name] = score(method, draws, setting.n_way)
+    return Comparison(scores, episodes, seed)
+
+
+def interval(values: NDArray[np.float64]) -> float:
+    """Half the width of the 95 % interval of the mean: 1.96 standard errors."""
+    return float(1.96 * values.std() / len(values) ** 0.5)
+
+
+@dataclass
+class Comparison:
+    """Scores of methods (by name) in settings (by name), and what was drawn."""
+
+    scores: dict[str, dict[str, Score]]
+    episodes: int
+    seed: int
+
+    def difference(self, method: str, other: str, setting: str) -> tuple[float, float]:
+        """Mean of `method` minus `other` over the same episodes, in points, and half the width of its 95 % interval."""
+        difference = self.scores[method][setting].accuracy - self.scores[other][setting].accuracy
+        return float(difference.mean()), interval(difference)
+
+    def markdown(self) -> str:
+        """Accuracy and features used of all methods, and how much the first is above each other."""
+        names, settings = list(self.scores), list(next(iter(self.scores.values())))
+        lines = [
+            f"Accuracy in % (share of the features used, in %); 95 % intervals over {self.episodes} episodes, seed {self.seed}.",
+            "",
+            "| head | " + " | ".join(settings) + " |",
+            "| --- |" + " --- |" * len(settings),
+        ]
+        for name in names:
+            cells = []
+            for setting in settings:
+                found = self.scores[name][setting]
+                cells.append(f"{found.accuracy.mean():.2f} ± {interval(found.accuracy):.2f} ({found.used.mean():.1f})")
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        if len(names) > 1:
+            lines += ["", f"{names[0]} minus the other, on the same episodes, in points:", ""]
+            lines += ["| other | " + " | ".join(settings) + " |", "| --- |" + " --- |" * len(settings)]
+            for name in names[1:]:
+                pairs = (self.difference(names[0], name, setting) for setting in settings)
+                lines.append(f"| {name} | " + " | ".join(f"{mean:+.2f} ± {half:.2f}" for mean, half in pairs) + " |")
+        unconverged = sum(found.unconverged for of_setting in self.scores.values() for found in of_setting.values())
+        lines += [
+            "",
+            f"{unconverged} solutions above the tolerance of the duality gap." if unconverged else "All solutions converged.",
+        ]
+        return "\n".join(lines)
+
+    def write(self, folder: Path, **facts: Any) -> None:
+        """`table.md`, and `results.json` with the accuracy of every episode, versions and `facts`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "table.md").write_text(self.markdown() + "\n")
+        results = {
+            name: {
+                setting: {
+                    "accuracy": float(found.accuracy.mean()),
+                    "interval": interval(found.accuracy),
+                    "features_used": float(found.used.mean()),
+                    "largest_gap": found.gap,
+                    "unconverged": found.unconverged,
+                    "episodes": found.accuracy.round(4).tolist(),
+                }
+                for setting, found in of_setting.items()
+            }
+            for name, of_setting in self.scores.items()
+        }
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "sparsesvm": sparsesvm.__version__}
+        content = {"results": results, "episodes": self.episodes, "seed": self.seed, "versions": versions, **facts}
+        (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_features(path: str) -> tuple[Tensor, ImageSet]:
+    """Frozen embeddings from an `.npz` or `.pt` file with `features` (n, n_features), `labels` (n,) and perhaps `groups` (n,).
+
+    Returns them, and a stand-in for the images that carries labels and groups.
+    """
+    data = load_arrays(path, ("features", "labels"))
+    features = torch.as_tensor(data["features"])
+    if not features.is_floating_point() or features.dim() != 2 or len(features) != len(data["labels"]):
+        raise DataError(
+            f"{path}: features must be floating-point (n, n_features) with as many labels; got {features.dtype} "
+            f"{tuple(features.shape)} and {len(data['labels'])} labels"
+        )
+    names, codes = np.unique(data["labels"], return_inverse=True)
+    groups = None
+    if "groups" in data:
+        _, of_sample = np.unique(data["groups"], return_inverse=True)
+        groups = [int(of_sample[codes == code][0]) for code in range(len(names))]
+    stand_in = torch.zeros(len(codes), 1, 1, 1, dtype=torch.uint8)
+    return features.float(), ImageSet(stand_in, codes, [str(name) for name in names], groups)

@@ -1,0 +1,319 @@
+"""Meta-learning: an encoder trained so that a head fitted to a few of its features classifies well."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparsesvm.head import FittedHead, SparseSVMHead
+from sparsesvm.meta.augment import Augment
+from sparsesvm.meta.batches import IGNORE, EpisodeBatch
+from sparsesvm.meta.errors import DataError
+from sparsesvm.meta.images import shrink
+from sparsesvm.results import StatusCode
+
+
+class MetaLearner(lightning.LightningModule):
+    """An encoder and a head, trained on episodes.
+
+    The head is fitted to the support set of each task; the loss is the cross entropy of its query logits, a mean over the queries
+    of a task and then over tasks, and its gradient reaches the encoder through the head's solution.
+
+    Args:
+        encoder: (n, channels, height, width) to (n, n_features).
+        head: `SparseSVMHead`, `RidgeHead`, `PrototypeHead`, or a module with their call.
+        optimizer: "adam" (decoupled weight decay), or "sgd" with Nesterov momentum 0.9.
+        learning_rate: its largest or first value.
+        weight_decay: on the encoder's matrices and filters alone, not on biases, batch norm and the head.
+        schedule: "cosine" to zero over the run, or learning rates from certain epochs on, e.g. {20: 0.006, 40: 0.0012}.
+        warmup_steps: steps over which the learning rate grows to its value.
+        label_smoothing: of the cross entropy.
+        ratio_warmup: share of the run over which the head's lambda1_ratio grows from zero to its value.
+        seed: of dropout and other draws in training; the same numbers are drawn after a resume.
+
+    Attributes:
+        configuration: how the command line made this learner ("model") and its data ("data"); kept in checkpoints for `load`.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        optimizer: Literal["adam", "sgd"] = "adam",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        schedule: Literal["cosine"] | dict[int, float] = "cosine",
+        warmup_steps: int = 50,
+        label_smoothing: float = 0.0,
+        ratio_warmup: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= ratio_warmup <= 1:
+            raise ValueError(f"ratio_warmup must lie in [0, 1]; got {ratio_warmup}")
+        if ratio_warmup and not (isinstance(head, SparseSVMHead) and head.lambda1_ratio and head.log_lambda1_ratio is None):
+            raise ValueError("ratio_warmup needs a SparseSVMHead with a fixed lambda1_ratio > 0")
+        if optimizer not in ("adam", "sgd"):
+            raise ValueError(f"optimizer must be adam or sgd; got {optimizer!r}")
+        self.encoder, self.head = encoder.to(memory_format=torch.channels_last), head  # type: ignore[call-overload]
+        self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
+        self.schedule, self.warmup_steps, self.label_smoothing = schedule, warmup_steps, label_smoothing
+        self.ratio_warmup, self.seed = ratio_warmup, seed
+        self.configuration: dict[str, Any] = {}
+        self._ratio = head.lambda1_ratio if isinstance(head, SparseSVMHead) else None
+        self._image_shape: list[int] | None = None
+        self._watch = _Watch()
+        self._accuracies: dict[int, list[Tensor]] = {}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        decayed = [p for p in self.encoder.parameters() if p.dim() > 1]
+        others = [p for p in self.parameters() if not any(p is q for q in decayed)]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer: torch.optim.Optimizer
+        if self.optimizer == "adam":
+            optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
+        else:
+            optimizer = torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, nesterov=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        """The learning rate as a share of its largest value."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if step == 0:  # asked before training, when Lightning would load data to tell how many steps there are
+            return warm
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        if self.schedule == "cosine":
+            return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+        epoch = step / total * (self.trainer.max_epochs or 1)
+        reached = [rate for start, rate in sorted(self.schedule.items(), key=lambda item: int(item[0])) if epoch >= int(start)]
+        return warm * (reached[-1] / self.learning_rate if reached else 1.0)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features (n, n_features) of images (n, channels, height, width), in float32 under mixed precision too."""
+        features: Tensor = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        return features.flatten(1).float()
+
+    def forward(self, batch: EpisodeBatch) -> list[tuple[Tensor, Tensor]]:
+        """Query logits (tasks, n_query, n_way) of the tasks of each number of classes, and which tasks these are."""
+        return self._classify(self.encode(batch.images), batch)
+
+    def _classify(self, features: Tensor, batch: EpisodeBatch) -> list[tuple[Tensor, Tensor]]:
+        results = []
+        for n_way in batch.n_way.unique().tolist():
+            tasks = (batch.n_way == n_way).nonzero().squeeze(1)
+            full = bool(batch.support_weight[tasks].all())
+            logits = self.head(
+                features[batch.query[tasks]],
+                features[batch.support[tasks]],
+                batch.support_labels[tasks],
+                n_way,
+                sample_weight=None if full else batch.support_weight[tasks],
+            )
+            results.append((logits, tasks))
+        return results
+
+    def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        # What dropout draws depends on the step and the process alone, whatever happened before a resume.
+        number = self.current_epoch * len(self.trainer.train_dataloader) + batch_idx  # type: ignore[arg-type]
+        draws = np.random.SeedSequence([self.seed, number, self.global_rank])
+        torch.manual_seed(int(draws.generate_state(1)[0]))
+        self._image_shape = list(batch.images.shape[1:])
+        if self.ratio_warmup:
+            share = self.global_step / max(1.0, self.ratio_warmup * self.trainer.estimated_stepping_batches)
+            self._set_ratio(min(1.0, share))
+
+    def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
+        features = self.encode(batch.images)
+        values: dict[str, Tensor] = {}
+        losses, hits = [], []
+        self._watch.start(features)
+        for logits, tasks in self._classify(features, batch):
+            labels = batch.query_labels[tasks]
+            losses.append(self._task_losses(logits, labels))
+            hits.append(task_accuracy(logits, labels))
+            values |= self._solution_values()
+        loss = self._watch.stop(torch.cat(losses).mean())
+        values |= {"loss": loss.detach(), "accuracy": torch.cat(hits).mean()}
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(batch.n_way))
+        self.log("train_accuracy", values["accuracy"], prog_bar=True, logger=False, batch_size=len(batch.n_way))
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: EpisodeBatch, batch_idx: int) -> None:
+        self.log("train/head_ms", 1e3 * self._watch.seconds, batch_size=len(batch.n_way))
+
+    def _task_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.label_smoothing
+        losses = functional.cross_entropy(logits.mT, labels, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
+        return losses.sum(-1) / (labels != IGNORE).sum(-1)
+
+    def _solution_values(self) -> dict[str, Tensor]:
+        """What the head says of its last solution: of the last group of tasks, where they differ in their number of classes."""
+        solution = self.head.last_solution if isinstance(self.head, SparseSVMHead) else None
+        if solution is None:
+            return {}
+        return {
+            "features_used": solution.active.float().mean(),
+            "gap": solution.gap.max().float(),
+            "unconverged": (solution.status != StatusCode.CONVERGED).float().mean(),
+        }
+
+    def _set_ratio(self, share: float) -> None:
+        if isinstance(self.head, SparseSVMHead) and self._ratio is not None:
+            self.head.lambda1_ratio = share * self._ratio
+
+    def on_validation_start(self) -> None:
+        self._set_ratio(1.0)
+
+    def validation_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        found = torch.cat([task_accuracy(logits, batch.query_labels[tasks]) for logits, tasks in self(batch)])
+        self._accuracies.setdefault(dataloader_idx, []).append(found)
+
+    def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_accuracies("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_accuracies("test")
+
+    def _log_accuracies(self, stage: str) -> None:
+        """Mean accuracy of each setting, half the width of its 95 % interval (the name with ±), and the mean of the settings."""
+        names = getattr(getattr(self.trainer, "datamodule", None), "names", {}).get(stage, [])
+        means = []
+        for number, found in sorted(self._accuracies.items()):
+            name = names[number] if number < len(names) else str(number)
+            accuracy = self.all_gather(torch.cat(found)).flatten().double()  # type: ignore[union-attr]
+            means.append(accuracy.mean())
+            interval = 1.96 * accuracy.std(correction=0) / len(accuracy) ** 0.5
+            self.log(f"{stage}/{name}", accuracy.mean().float())
+            self.log(f"{stage}/{name} ±", interval.float())
+        self._accuracies.clear()
+        self.log(f"{stage}/accuracy", torch.stack(means).mean().float(), prog_bar=True)
+
+    def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
+        """Classes (tasks, n_query) of the queries."""
+        ((logits, _),) = self(batch)
+        return logits.argmax(-1)  # type: ignore[no-any-return]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["sparsesvm"] = {"configuration": self.configuration, "image_shape": self._image_shape}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        for name in sorted(saved.keys() | own.keys()):
+            if saved.get(name) != own.get(name):
+                raise DataError(
+                    f"the checkpoint is of another encoder or head: {name} is {saved.get(name, 'absent')} in the checkpoint and "
+                    f"{own.get(name, 'absent')} here. Use the configuration it was trained with."
+                )
+        self._image_shape = checkpoint.get("sparsesvm", {}).get("image_shape")
+
+    @torch.no_grad()
+    def embed(self, images: ArrayLike | Tensor, *, copies: int = 0, augment: Augment | None = None, seed: int = 0) -> Tensor:
+        """Features (n, n_features) of images given as arrays, in evaluation mode.
+
+        Args:
+            images: (n, height, width) or (n, channels, height, width); uint8 or bool, or floating-point from 0 to 1. Resized to
+                the size of the training images by averaging over areas; as in training, e.g. ink 1 on 0.
+            copies: the mean over the image and so many randomly changed copies is returned.
+            augment: how they are changed; by default moved by up to 3.5 %, turned by 5 degrees, stretched by 6 %, sheared by 0.1.
+            seed: of the changes.
+        """
+        pixels = self._prepare(images)
+        augment = augment or Augment(shift=0.035, rotate=5, scale=0.06, shear=0.1)
+        generator = torch.Generator().manual_seed(seed)
+        training = self.training
+        self.eval()
+        try:
+            parts = []
+            for chunk in pixels.split(512):
+                total = self.encode(chunk)
+                for _ in range(copies):
+                    total = total + self.encode(augment(chunk, generator))
+                parts.append(total / (copies + 1))
+            return torch.cat(parts)
+        finally:
+            self.train(training)
+
+    def _prepare(self, images: ArrayLike | Tensor) -> Tensor:
+        pixels = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images)
+        if pixels.dtype in (torch.uint8, torch.bool):
+            pixels = pixels.float() / (255 if pixels.dtype == torch.uint8 else 1)
+        if not pixels.is_floating_point() or pixels.dim() not in (3, 4) or len(pixels) == 0:
+            raise ValueError(
+                "images must be uint8, bool or floating-point, (n, height, width) or (n, channels, height, width), n > 0; "
+                f"got {pixels.dtype} {tuple(pixels.shape)}"
+            )
+        pixels = pixels.float().unsqueeze(1) if pixels.dim() == 3 else pixels.float()
+        if self._image_shape is not None:
+            channels, height, width = self._image_shape
+            if pixels.shape[1] != channels:
+                raise ValueError(f"images must have {channels} channels, as in training; got {pixels.shape[1]}")
+            pixels = shrink(pixels, height, width)
+        return pixels.to(self.device)
+
+    @torch.no_grad()
+    def classify(
+        self,
+        support_images: ArrayLike | Tensor,
+        support_labels: ArrayLike | Tensor,
+        query_images: ArrayLike | Tensor,
+        *,
+        copies: int = 0,
+        augment: Augment | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Classes (n_query,) of query images, out of the labels of the support images, one or more per class.
+
+        Args:
+            support_labels: (n_support,) integers of any value; they are what is returned.
+            support_images, query_images, copies, augment, seed: as in `embed`.
+        """
+        options: dict[str, Any] = {"copies": copies, "augment": augment}
+        support = self.embed(support_images, seed=seed, **options)
+        classes, labels = torch.as_tensor(np.asarray(support_labels), device=support.device).unique(return_inverse=True)
+        fitted: FittedHead = self.head.fit(support, labels, len(classes))  # type: ignore[operator]
+        predicted: Tensor = classes[fitted.predict(self.embed(query_images, seed=seed + 1, **options))]
+        return predicted
+
+
+def task_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of the queries of each task (tasks,) that get their label; padding does not count."""
+    counted = labels != IGNORE
+    return ((logits.argmax(-1) == labels) & counted).sum(-1) / counted.sum(-1)
+
+
+class _Watch:
+    """Time of the head in a training step, forward and backward: on a GPU the time until its work is queued."""
+
+    def __init__(self) -> None:
+        self.seconds = self._begin = 0.0
+
+    def start(self, features: Tensor) -> None:
+        self.seconds, self._begin = 0.0, time.perf_counter()
+        if features.requires_grad:
+            features.register_hook(lambda _: self._add())  # runs when the gradient has come through the head
+
+    def stop(self, loss: Tensor) -> Tensor:
+        self._add()
+        if loss.requires_grad:
+            loss.register_hook(lambda _: self._restart())
+        return loss
+
+    def _restart(self) -> None:
+        self._begin = time.perf_counter()
+
+    def _add(self) -> None:
+        self.seconds += time.perf_counter() - self._begin

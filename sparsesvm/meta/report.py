@@ -1,0 +1,165 @@
+"""`sparsesvm evaluate`: the table and the pictures of trained encoders or of frozen embeddings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsesvm.head import PrototypeHead, RidgeHead, SparseSVMHead
+from sparsesvm.meta import evaluate
+from sparsesvm.meta.data import Setting
+from sparsesvm.meta.errors import DataError
+from sparsesvm.meta.evaluate import Comparison, Method, Score
+from sparsesvm.meta.images import ImageSet
+from sparsesvm.meta.loading import load, load_data
+
+RATIOS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+FIGURE_EPISODES = 100
+SHOTS = (1, 2, 3, 5, 10)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command; what is wrong with the sources ends the program with one line."""
+    try:
+        run(make_parser().parse_args(arguments))
+    except (DataError, OSError) as error:
+        raise SystemExit(f"sparsesvm evaluate: {error}") from error
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The arguments of `sparsesvm evaluate`."""
+    parser = argparse.ArgumentParser(prog="sparsesvm evaluate", description=__doc__)
+    parser.add_argument(
+        "sources", nargs="+", help="checkpoints of `sparsesvm fit`, or one .npz or .pt file of features and labels"
+    )
+    parser.add_argument("--output", default="sparsesvm-report", help="folder for table.md, results.json and the pictures")
+    parser.add_argument("--episodes", type=int, default=600, help="episodes per setting")
+    parser.add_argument("--seed", type=int, default=0, help="of the episodes")
+    parser.add_argument(
+        "--split", choices=("val", "test"), default="test", help="of the data that the checkpoint was trained with"
+    )
+    parser.add_argument("--root", help="where these data are, if not where they were in training")
+    parser.add_argument("--ratio", type=float, default=0.2, help="lambda1_ratio of the sparse head put on frozen features")
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        type=_setting,
+        metavar="WAY,SHOT",
+        help="e.g. 5,1 or 20,5,within; by default the run's test settings",
+    )
+    parser.add_argument("--no-figures", dest="figures", action="store_false", help="the table only")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """What the arguments ask for."""
+    methods, images, settings = _sources(arguments.sources, arguments.root, arguments.split, arguments.ratio)
+    settings = arguments.settings or settings
+    comparison = evaluate.compare(methods, images, settings, arguments.episodes, arguments.seed)
+    output = Path(arguments.output)
+    comparison.write(output, sources=arguments.sources, split=arguments.split)
+    print(comparison.markdown())
+    if arguments.figures:
+        write_figures(comparison, methods, images, settings, output)
+    print(f"Written to {output}")
+
+
+def _setting(text: str) -> Setting:
+    parts = text.split(",")
+    if len(parts) not in (2, 3) or parts[2:] not in ([], ["within"]):
+        raise argparse.ArgumentTypeError(f"must be WAY,SHOT or WAY,SHOT,within; got {text!r}")
+    return Setting(int(parts[0]), int(parts[1]), within=len(parts) == 3)
+
+
+def _sources(
+    sources: Sequence[str], root: str | None, split: str, ratio: float
+) -> tuple[dict[str, Method], ImageSet, list[Setting]]:
+    if sources[0].endswith((".npz", ".pt", ".pth")):
+        if len(sources) > 1:
+            raise DataError(f"one file of features at a time; got {', '.join(sources)}")
+        features, images = evaluate.read_features(sources[0])
+        return evaluate.default_methods(features, ratio), images, [Setting(5, 1), Setting(5, 5)]
+    data = load_data(sources[0], root)
+    images = data.images(split)
+    methods: dict[str, Method] = {}
+    first: Tensor | None = None
+    for source in sources:
+        learner = load(source)
+        features = evaluate.embed(learner, images)
+        first = features if first is None else first
+        head = learner.head.eval()
+        assert isinstance(head, SparseSVMHead | RidgeHead | PrototypeHead)
+        methods[_name(source, sources) + _describe(head)] = Method(features, head)
+    assert first is not None
+    sparse = any(isinstance(method.head, SparseSVMHead) for method in methods.values())
+    for name, method in evaluate.default_methods(first, ratio).items():
+        if not (sparse and name.startswith("sparse")):
+            methods[f"{name} on the first encoder"] = method
+    return methods, images, data.settings["test"]
+
+
+def _name(source: str, sources: Sequence[str]) -> str:
+    """The run's folder, where there are several."""
+    if len(sources) == 1:
+        return "trained: "
+    parts = [part for part in Path(source).parts if part != "checkpoints"]
+    return f"{'/'.join(parts[-2:])}: "
+
+
+def _describe(head: evaluate.Head) -> str:
+    if isinstance(head, SparseSVMHead):
+        penalty = f"ratio {head.lambda1_ratio:g}" if head.lambda1_ratio is not None else f"lambda1 {head.lambda1:g}"
+        return f"sparse SVM ({penalty}{', refit' if head.refit else ''})"
+    return "ridge" if isinstance(head, RidgeHead) else "prototype"
+
+
+def write_figures(
+    comparison: Comparison, methods: dict[str, Method], images: ImageSet, settings: list[Setting], output: Path
+) -> None:
+    """curve.png, usage.png, shots.png and weights.png, of the first method's features and, where it has one, sparse head."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from sparsesvm.meta import figures
+
+    name, (features, head) = next(iter(methods.items()))
+    refit, lambda2 = (head.refit, head.lambda2) if isinstance(head, SparseSVMHead) else (True, 0.1)
+    curve = {r: Method(features, SparseSVMHead(r, lambda2=lambda2, refit=refit)) for r in RATIOS}
+    found = evaluate.compare(
+        {str(r): m for r, m in curve.items()}, images, settings, min(FIGURE_EPISODES, comparison.episodes), comparison.seed
+    )
+    found.write(output / "curve")
+    figures.save(figures.draw_curve({r: found.scores[str(r)] for r in RATIOS}), output / "curve.png")
+    figures.save(figures.draw_usage(comparison.scores[name]), output / "usage.png")
+    by_shot = _by_shot(methods, images, settings[0], min(FIGURE_EPISODES, comparison.episodes), comparison.seed)
+    figures.save(figures.draw_shots(by_shot), output / "shots.png")
+    draw = evaluate.draw(Setting(settings[0].n_way, settings[0].n_shot), images, 1, comparison.seed)[0]
+    with torch.no_grad():
+        fitted = methods[name].head.fit(features[draw.support], torch.from_numpy(draw.support_labels), settings[0].n_way)
+    labels = torch.from_numpy(draw.support_labels)
+    one_each = [int(draw.support[(labels == c).nonzero()[0]]) for c in range(settings[0].n_way)]
+    pictures = images.load(np.array(one_each))
+    drawing = figures.draw_weights(fitted.weights, pictures, [images.class_names[c] for c in draw.classes])
+    drawing.savefig(output / "weights.png", dpi=150)
+    pyplot.close("all")
+
+
+def _by_shot(
+    methods: dict[str, Method], images: ImageSet, like: Setting, episodes: int, seed: int
+) -> dict[str, dict[int, Score]]:
+    smallest = int(min(torch.bincount(torch.from_numpy(images.labels)).tolist()))
+    n_query = min(like.n_query, smallest - 1)
+    shots = [shot for shot in SHOTS if shot + n_query <= smallest]
+    return {
+        name: {
+            shot: evaluate.score(method, evaluate.draw(Setting(like.n_way, shot, n_query), images, episodes, seed), like.n_way)
+            for shot in shots
+        }
+        for name, method in methods.items()
+    }
