@@ -44,6 +44,7 @@ void multiply(const Hessian& hessian, const Candidates& candidates, const double
 struct DenseHessian {
   const double* matrix;
   index stride;
+  index rank;  // at most
 
   // Whether a face of this size is better factored than solved by conjugate gradients.
   static bool factor_pays(const Candidates& /*candidates*/, index /*size*/) { return true; }
@@ -73,6 +74,7 @@ struct DenseHessian {
 struct GramHessian {
   const double* gram;
   index stride;
+  index rank;  // at most
 
   // Some 200 products of n^2 k against size^3 / 3.
   static bool factor_pays(const Candidates& candidates, index size) {
