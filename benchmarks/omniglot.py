@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--heads", nargs="+", default=list(HEADS), choices=list(HEADS), help="the others are compared with the first"
     )
-    parser.add_argument("--epochs", type=int, default=60, help="of the configuration's learning rate schedule too")
+    parser.add_argument("--epochs", type=int, default=22, help="of the configuration's learning rate schedule too")
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--output", default="runs/omniglot-heads")
     chosen = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ import torch
 
 from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead, cli
 from sparsesvm.meta import DataError, ImageSet, Method, Setting, compare, default_methods, read_features
-from sparsesvm.meta.evaluate import draw, interval
+from sparsesvm.meta.evaluate import at_ratio, draw, interval
 
 
 def clusters(n_classes=8, per_class=25, n_features=40, noise=1.0):
@@ -66,6 +66,20 @@ def test_usage_counts_tasks_and_a_larger_ratio_uses_less():
     for score in (dense, sparse, none):
         assert score.usage.sum() == pytest.approx(score.used.sum() / 100 * features.shape[1])
         assert score.gap <= 1e-6
+
+
+def test_a_head_at_another_ratio_differs_in_nothing_else():
+    features, labels = clusters()
+    head = SparseSVMHead(0.3, lambda2=0.2, dual_reg=0.1, refit=True, center=False, learn_penalties=True)
+    methods = {
+        "changed": Method(features, at_ratio(head, 0.1)),
+        "made": Method(features, SparseSVMHead(0.1, lambda2=0.2, dual_reg=0.1, refit=True, center=False)),
+    }
+    found = compare(methods, stand_in(labels), [Setting(5, 1)], 20, seed=0).scores
+    changed, made = (found[name]["5-way 1-shot"] for name in methods)
+    np.testing.assert_array_equal(changed.accuracy, made.accuracy)
+    np.testing.assert_array_equal(changed.usage, made.usage)
+    assert head.lambda1_ratio == 0.3
 
 
 def test_classes_from_within_a_group_are_harder_to_find_when_there_are_too_few():

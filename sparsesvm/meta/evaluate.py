@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,14 @@ def default_methods(features: Tensor, ratio: float = 0.2) -> dict[str, Method]:
         "prototype": PrototypeHead(),
     }
     return {name: Method(features, head) for name, head in heads.items()}
+
+
+def at_ratio(head: SparseSVMHead, ratio: float) -> SparseSVMHead:
+    """The same head at another lambda1_ratio."""
+    changed = copy.deepcopy(head)
+    changed.lambda1, changed.lambda1_ratio = None, ratio
+    changed.log_lambda1 = changed.log_lambda1_ratio = None
+    return changed
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from sparsesvm.meta.evaluate import Comparison, Method, Score
 from sparsesvm.meta.images import ImageSet
 from sparsesvm.meta.loading import load, load_data
 
-RATIOS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 FIGURE_EPISODES = 100
 SHOTS = (1, 2, 3, 5, 10)
 
@@ -101,6 +101,9 @@ def _sources(
     for name, method in evaluate.default_methods(first, ratio).items():
         if not (sparse and name.startswith("sparse")):
             methods[f"{name} on the first encoder"] = method
+    own = next(iter(methods.values())).head
+    if isinstance(own, SparseSVMHead):
+        methods["SVM on the first encoder"] = Method(first, evaluate.at_ratio(own, 0.0))
     return methods, images, data.settings["test"]
 
 
@@ -129,8 +132,8 @@ def write_figures(
     from sparsesvm.meta import figures
 
     name, (features, head) = next(iter(methods.items()))
-    refit, lambda2 = (head.refit, head.lambda2) if isinstance(head, SparseSVMHead) else (True, 0.1)
-    curve = {r: Method(features, SparseSVMHead(r, lambda2=lambda2, refit=refit)) for r in RATIOS}
+    sparse = head if isinstance(head, SparseSVMHead) else SparseSVMHead(refit=True)
+    curve = {r: Method(features, evaluate.at_ratio(sparse, r)) for r in RATIOS}
     found = evaluate.compare(
         {str(r): m for r, m in curve.items()}, images, settings, min(FIGURE_EPISODES, comparison.episodes), comparison.seed
     )
