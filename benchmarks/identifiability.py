@@ -17,6 +17,7 @@ from benchmarks import report
 from benchmarks.plots import representation_figure
 from benchmarks.representation import CHOICE, KEY, LEARNERS, Cell, run, summarise
 
+SETTING = ("data", "rho", "law", "seed", "steps")
 SCORES = (
     "mcc",
     "r",
@@ -43,7 +44,7 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
 
 
 def run_cells(cells: Sequence[Cell], output: Path) -> list[report.Row]:
-    """Run what the result file lacks, and write after every cell; all rows, old and new, of as many steps."""
+    """Run what the result file lacks, and write after every cell; the rows of these settings, old and new."""
     rows = report.read(output)
     done = {tuple(row[name] for name in KEY) for row in rows}
     left = [cell for cell in cells if tuple(cell.__dict__[name] for name in KEY) not in done]
@@ -52,7 +53,8 @@ def run_cells(cells: Sequence[Cell], output: Path) -> list[report.Row]:
             bar.set_description(f"{cell.data}, {cell.law}, rho {cell.rho}, {cell.learner} {cell.penalty:g}, seed {cell.seed}")
             rows = report.merge(rows, run(cell, lambda _: bar.update()), KEY)
             report.write(output, {"choice": CHOICE, "rows": rows}, quiet=True)
-    return [row for row in rows if (row["data"], row["steps"]) in {(cell.data, cell.steps) for cell in cells}]
+    wanted = {tuple(cell.__dict__[name] for name in SETTING) for cell in cells}
+    return [row for row in rows if tuple(row[name] for name in SETTING) in wanted]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
