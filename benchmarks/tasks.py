@@ -70,7 +70,8 @@ def make_tasks(
 def penalty_for(share: float, tasks: Tasks, *, at_most: int = 8) -> float:
     """The lambda1 at which about this share of groups is active, on average over the first tasks; by bisection.
 
-    Just below lambda1_max the share may jump from zero to more than is asked for: 0.999 times the largest of the tasks is the most.
+    Just below lambda1_max the share may jump from zero to more than is asked for; 0.999 times the largest of the tasks is the
+    limit.
     """
     if share == 1:
         return 0.0

@@ -29,7 +29,7 @@ def solve(
     features, targets, lambda1, lambda2 = _readable(features, targets, lambda1, lambda2)
     sizes = _sizes(features, targets)
     n_threads = torch.get_num_threads()
-    workspace = _ops._workspace(_core.regression_solve_workspace(*sizes, n_threads))
+    workspace = torch.empty(_core.regression_solve_workspace(*sizes, n_threads), dtype=torch.uint8)
     _core.solve_regression(
         *sizes,
         *_addresses(features, targets, lambda1, lambda2),
@@ -70,7 +70,7 @@ def vjp(
     sizes = _sizes(features, targets)
     n_threads = torch.get_num_threads()
     max_active = int(active.sum(-1).max()) if active.numel() else 0
-    workspace = _ops._workspace(_core.regression_vjp_workspace(*sizes, max_active, n_threads))
+    workspace = torch.empty(_core.regression_vjp_workspace(*sizes, max_active, n_threads), dtype=torch.uint8)
     _core.regression_vjp(
         *sizes,
         *_addresses(features, targets, lambda1, lambda2),
