@@ -33,18 +33,14 @@ struct Candidates {
   }
 };
 
-// image = H step, sample by sample.
-template <class Hessian>
-void multiply(const Hessian& hessian, const Candidates& candidates, const double* step, double* image) {
-  for (index a = 0; a < candidates.count(); ++a) image[a] = 0;
-  for (index i = 0; i < candidates.n_samples; ++i) hessian.add_columns(candidates, i, step + candidates.start[i], image);
-}
-
 // H stored as a full symmetric matrix over the candidates.
 struct DenseHessian {
   const double* matrix;
   index stride;
-  index rank;  // at most
+
+  // Whether a face of this size is far larger than the rank of H, so that the model is linear along most of it: no place for Newton
+  // steps. Sweeps shrink it.
+  static bool is_linear(index /*size*/) { return false; }
 
   // Whether a face of this size is better factored than solved by conjugate gradients.
   static bool factor_pays(const Candidates& /*candidates*/, index /*size*/) { return true; }
@@ -67,14 +63,21 @@ struct DenseHessian {
     }
   }
   // image = H step
-  void apply(const Candidates& candidates, const double* step, double* image) const { multiply(*this, candidates, step, image); }
+  void apply(const Candidates& candidates, const double* step, double* image) const {
+    for (index a = 0; a < candidates.count(); ++a) image[a] = 0;
+    for (index i = 0; i < candidates.n_samples; ++i) add_columns(candidates, i, step + candidates.start[i], image);
+  }
 };
 
-// H = K (x) identity over the classes: lambda1 = 0, where all classes share the Gram matrix K of the samples.
+// H = K (x) identity over the classes: lambda1 = 0, where all classes share the Gram matrix K of the samples. All entries are candidates.
+template <class Passes>
 struct GramHessian {
   const double* gram;
   index stride;
-  index rank;  // at most
+  index rank;          // at most
+  double* transposed;  // (k, n) scratch
+
+  bool is_linear(index size) const { return size > 2 * rank + 128; }
 
   // Some 200 products of n^2 k against size^3 / 3.
   static bool factor_pays(const Candidates& candidates, index size) {
@@ -97,7 +100,22 @@ struct GramHessian {
       for (index l = 0; l < k; ++l) target[l] += scale * delta[l];
     }
   }
-  void apply(const Candidates& candidates, const double* step, double* image) const { multiply(*this, candidates, step, image); }
+  // image = H step
+  void apply(const Candidates& candidates, const double* step, double* image) const {
+    const index n = candidates.n_samples, k = candidates.start[1];
+    for (index i = 0; i < n; ++i) {
+      for (index l = 0; l < k; ++l) {
+        transposed[l * n + i] = step[i * k + l];
+        image[i * k + l] = 0;
+      }
+    }
+    for (index i = 0; i < n; i += 4) {
+      const double* rows[4];
+      const index count = n - i < 4 ? n - i : 4;
+      for (index a = 0; a < count; ++a) rows[a] = gram + (i + a) * stride;
+      Passes::add_products(rows, count, transposed, n, k, n, 1.0, image + i * k, k);
+    }
+  }
 };
 
 SPARSESVM_END

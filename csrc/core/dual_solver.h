@@ -159,7 +159,9 @@ class DualSolver {
         prefer_first_order = !prefer_first_order;
         if (++stalls >= 8) return Status::stalled;
       }
-      advance(target, prefer_first_order);
+      // A step that is to make the gap small beside the objective has to aim there, which one by the Gram matrix does in any case.
+      const bool aim_lower = best_gap <= target && !by_gram();
+      advance(aim_lower ? target * state_.objective / task_.total_weight : target, prefer_first_order);
     }
   }
 
@@ -177,6 +179,8 @@ class DualSolver {
       state_.certify(task_);
       // Close to the solution Newton steps need no help.
       if (state_.gap > 0.1 * before && !by_gram()) descend(sweeps_between_steps());
+    } else if (!prefer_first_order && !by_gram() && newton.count_candidates() < 0) {
+      descend(max_sweeps);  // the face is too large yet for a step without a matrix
     } else {
       FirstOrder<Passes, T>(task_, state_, first_order_).run(50);
       state_.evaluate(task_, state_.dual);

@@ -65,11 +65,7 @@ class KinkedModel {
     groups_per_panel_ = KinkedModelScratch::panel_width > g ? KinkedModelScratch::panel_width / g : 1;
   }
 
-  DenseHessian hessian() const {
-    index active = 0;
-    for (index b = 0; b < task_.n_groups; ++b) active += s_.on[b] != 0;
-    return {s_.matrix, count_, task_.smoothing > 0 ? count_ : active * task_.group_size * (task_.k - 1)};
-  }
+  DenseHessian hessian() const { return {s_.matrix, count_}; }
 
   // The pieces of the current point.
   void build() {

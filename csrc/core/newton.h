@@ -115,8 +115,9 @@ class NewtonStep {
     s_.all_candidates(n, k);
     fill_from_gram();
     const Candidates candidates{n, s_.start, s_.label};
-    const GramHessian hessian{s_.kinked.gram, n, task_.smoothing > 0 ? n * k : task_.m * (k - 1)};
-    QuadraticModel<Passes, GramHessian> model(hessian, candidates, task_.weight, s_.x, s_.q, s_.face);
+    const index rank = task_.smoothing > 0 ? n * k : task_.m * (k - 1);
+    const GramHessian<Passes> hessian{s_.kinked.gram, n, rank, s_.search.direction};
+    QuadraticModel<Passes, GramHessian<Passes>> model(hessian, candidates, task_.weight, s_.x, s_.q, s_.face);
     model.minimise(1e-4 * target_gap, 20);
     take_point(candidates);
     return true;

@@ -25,7 +25,7 @@ class QuadraticModel {
     for (index round = 0; round < rounds && value > target; ++round) {
       value = sweep_while_useful(value, target);
       if (value <= target) break;
-      if (linear()) continue;
+      if (h_.is_linear(face_size())) continue;
       if (Hessian::factor_pays(c_, face_size()) ? face_.minimise(target) : conjugate_face_.minimise() > 0) value = gap();
     }
     return value;
@@ -40,9 +40,6 @@ class QuadraticModel {
     for (index a = 0; a < c_.count(); ++a) positive += x_[a] > 0;
     return positive - c_.n_samples;
   }
-
-  // Where the face is far larger than the rank of H, the model is linear along most of it: no place for Newton steps. Sweeps shrink it.
-  bool linear() const { return face_size() > 2 * h_.rank + 128; }
 
   // A sweep costs N^2, a face step r^3 / 3 and more: the larger the model, the longer sweeps are worth their while.
   double sweep_while_useful(double value, double target) {
