@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         penalty = options.lambda_ratio if model == "inner Lasso" else default
         cell = Cell(options.data, options.rho, "sparse", model, penalty, options.seed, options.steps)
         with tqdm(total=options.steps, desc=model, unit="step", dynamic_ncols=True) as bar:
-            encoder, _, source = train(cell, lambda _, bar=bar: bar.update())  # type: ignore[misc]
+            encoder, _, source = train(cell, lambda _, bar=bar: bar.update())
         if isinstance(source.mixing, SceneRenderer):
             names = source.mixing.factors
         codes = training.encode(encoder, source.mixing, factors)

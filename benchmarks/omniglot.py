@@ -56,7 +56,7 @@ def evaluate(fold: int, seed: int, arguments: argparse.Namespace) -> Comparison:
         checkpoint = train(head, fold, seed, arguments)
         data = load_data(str(checkpoint), arguments.root)
         learner = load(checkpoint)
-        methods[head] = Method(embed(learner, data.images("test")), learner.head.eval())  # type: ignore[arg-type]
+        methods[head] = Method(embed(learner, data.images("test")), learner.head.eval())
     return compare(methods, data.images("test"), data.settings["test"], arguments.episodes, seed=0)
 
 

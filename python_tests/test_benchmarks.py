@@ -24,6 +24,9 @@ class Absent(Peer):
     about = "a library that nobody has"
     modules = ("no_such_module",)
 
+    def prepare(self, tasks):
+        raise AssertionError("what is absent is not run")
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

@@ -67,7 +67,10 @@ def test_forward_and_backward_are_transposed(rng):
     labels = torch.arange(20) % 4
     primals = (features.detach(), torch.tensor(0.3).double(), torch.tensor(0.1).double(), weight.detach())
     tangents = tuple(torch.from_numpy(rng.normal(size=tuple(p.shape))) for p in primals)
-    solve = lambda *arguments: weights(*arguments, labels=labels)  # noqa: E731
+
+    def solve(*arguments):
+        return weights(*arguments, labels=labels)
+
     _, moved = torch.func.jvp(solve, primals, tangents)
     cotangent = torch.from_numpy(rng.normal(size=(4, 40)))
     _, pullback = torch.func.vjp(solve, *primals)

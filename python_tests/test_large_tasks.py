@@ -32,6 +32,17 @@ def test_thousands_of_samples_without_group_penalty(rng):
     assert sparsesvm.duality_gap(features, labels, dual=found.dual, lambda1=0.0, lambda2=1.0) <= 1.01e-6 * len(labels)
 
 
+@pytest.mark.parametrize("lambda1", [0.0, 20.0])
+@pytest.mark.parametrize("n_features", [1, 4])
+def test_many_samples_of_few_features(rng, n_features, lambda1):
+    """Fewer features than a row of the working set is padded to; converged or not, the certificate holds."""
+    features, labels = task(rng, 3, 2100, n_features)
+    found = sparsesvm.solve(features, labels, lambda1=lambda1, lambda2=1.0, max_iter=20, on_failure="ignore")
+    certificate = sparsesvm.duality_gap(features, labels, found.weights, dual=found.dual, lambda1=lambda1, lambda2=1.0)
+    torch.testing.assert_close(found.gap, certificate, rtol=1e-6, atol=1e-9)
+    assert (found.status == 0) == (found.gap <= 1e-6 * 2100)
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.7])
 def test_the_gradient_of_a_large_face(rng, ratio):
     """Found without a matrix: against a difference quotient along a random direction."""

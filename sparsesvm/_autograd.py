@@ -47,7 +47,7 @@ class Solve(Function):
         options: Options,
     ) -> Any:
         arguments = (features, labels, sample_weight, lambda1, lambda2, init_dual)
-        solve = _ops.solve if _are_plain(*arguments) else _ops.solve_op
+        solve = _ops.solve if are_plain(*arguments) else _ops.solve_op
         return solve(*arguments, *options)
 
     @staticmethod
@@ -66,7 +66,7 @@ class Solve(Function):
         arguments = (*ctx.saved_tensors, grad_weights)
         if torch.compiler.is_compiling():
             vjp: Any = _ops.vjp_op
-        elif torch.is_grad_enabled() or not _are_plain(*arguments):
+        elif torch.is_grad_enabled() or not are_plain(*arguments):
             vjp = Vjp.apply
         else:
             vjp = _ops.vjp
@@ -98,7 +98,7 @@ class SolveWithJvp(Solve):
         return _ops.map_tasks(SolveWithJvp.apply, info, in_dims, args)
 
 
-class _OnceDifferentiable(Function):
+class OnceDifferentiable(Function):
     """A derivative: its own derivative raises."""
 
     @staticmethod
@@ -114,7 +114,7 @@ class _OnceDifferentiable(Function):
         raise NotImplementedError(_SECOND_ORDER)
 
 
-class Vjp(_OnceDifferentiable):
+class Vjp(OnceDifferentiable):
     @staticmethod
     def forward(
         features: Tensor,
@@ -148,7 +148,7 @@ class Vjp(_OnceDifferentiable):
         return _ops.map_tasks(Vjp.apply, info, in_dims, args)
 
 
-class Jvp(_OnceDifferentiable):
+class Jvp(OnceDifferentiable):
     @staticmethod
     def forward(
         features: Tensor,
@@ -199,7 +199,7 @@ class _ByPosition(inspect.Signature):
 vars(Solve.forward)["__signature__"] = _ByPosition.from_callable(Solve.forward)
 
 
-def _are_plain(*tensors: Tensor | None) -> bool:
+def are_plain(*tensors: Tensor | None) -> bool:
     """Whether the values can be read at the addresses and nothing else: torch's dispatcher, which costs more than solving a
     small task, may then be passed by.
 
@@ -230,7 +230,7 @@ def apply(
     """The fields of `Solution`; see `_ops.solve` for the arguments."""
     tensors = (features, labels, sample_weight, lambda1, lambda2, init_dual)
     recording = torch.is_grad_enabled() and any(t.requires_grad for t in tensors if t is not None)
-    if not recording and _are_plain(*tensors):
+    if not recording and are_plain(*tensors):
         return _ops.solve(*tensors, *options)
     function = Solve if torch.compiler.is_compiling() else SolveWithJvp
     fields: tuple[Tensor, ...] = function.apply(*tensors, options)  # type: ignore[no-untyped-call]

@@ -1,103 +1,14 @@
-"""The compiled solver for CUDA devices: as `_core`, with addresses on the device. Missing where nvcc was when it was built."""
+"""The compiled solver for CUDA devices. Missing where nvcc was when it was built.
+
+`solve`, `vjp` and `jvp` take the arguments of `_core`'s up to the address of the workspace, on the device; then what the plan says
+(bytes of the workspace and of a team's share, blocks of a team, teams), the device and the stream.
+"""
 
 from typing import Any
 
-def solve(
-    is_double: bool,
-    n_tasks: int,
-    n_samples: int,
-    n_features: int,
-    n_way: int,
-    group_size: int,
-    features: int,
-    task_stride: int,
-    row_stride: int,
-    labels: int,
-    sample_weight: int,
-    lambda1: int,
-    lambda2: int,
-    dual_reg: float,
-    tol: float,
-    max_iter: int,
-    init_dual: int,
-    weights: int,
-    dual: int,
-    gap: int,
-    objective: int,
-    n_iter: int,
-    status: int,
-    active: int,
-    workspace: int,
-    workspace_bytes: int,
-    team_bytes: int,
-    parts: int,
-    teams: int,
-    device: int,
-    stream: int,
-    /,
-) -> None: ...
-def vjp(
-    is_double: bool,
-    n_tasks: int,
-    n_samples: int,
-    n_features: int,
-    n_way: int,
-    group_size: int,
-    features: int,
-    task_stride: int,
-    row_stride: int,
-    labels: int,
-    sample_weight: int,
-    lambda1: int,
-    lambda2: int,
-    dual_reg: float,
-    weights: int,
-    dual: int,
-    grad_weights: int,
-    grad_features: int,
-    grad_lambda1: int,
-    grad_lambda2: int,
-    grad_sample_weight: int,
-    workspace: int,
-    workspace_bytes: int,
-    team_bytes: int,
-    parts: int,
-    teams: int,
-    device: int,
-    stream: int,
-    /,
-) -> None: ...
-def jvp(
-    is_double: bool,
-    n_tasks: int,
-    n_samples: int,
-    n_features: int,
-    n_way: int,
-    group_size: int,
-    features: int,
-    task_stride: int,
-    row_stride: int,
-    labels: int,
-    sample_weight: int,
-    lambda1: int,
-    lambda2: int,
-    dual_reg: float,
-    weights: int,
-    dual: int,
-    tangent_features: int,
-    tangent_lambda1: int,
-    tangent_lambda2: int,
-    tangent_sample_weight: int,
-    tangent_weights: int,
-    workspace: int,
-    workspace_bytes: int,
-    team_bytes: int,
-    parts: int,
-    teams: int,
-    device: int,
-    stream: int,
-    /,
-) -> None: ...
+def solve(*arguments: float) -> None: ...
+def vjp(*arguments: float) -> None: ...
+def jvp(*arguments: float) -> None: ...
 def solve_plan(
     is_double: bool, n_tasks: int, n_samples: int, n_features: int, n_way: int, group_size: int, device: int, /
 ) -> tuple[int, int, int, int]: ...

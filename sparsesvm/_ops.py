@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from sparsesvm import _checks, _core
-from sparsesvm._backends import HAS_CUDA
 from sparsesvm.results import ConvergenceError, ConvergenceWarning, StatusCode
 
-if HAS_CUDA:
-    from sparsesvm import _cuda
-
-_UNCONVERGED = "a task did not converge: {}. Its status, gap and n_iter are in the Solution."
-_INEXACT = "the gradient of a task that did not converge is not exact; see status and gap of its Solution."
+_UNCONVERGED = "a {} did not converge: {}. Its status, gap and n_iter are in the solution returned."
+_INEXACT = "the gradient of a {} that did not converge is not exact; see its status and gap."
+_NON_FINITE = (
+    "features must be finite; {} holds NaN or infinity in a sample of positive weight, or overflows with these penalties and "
+    "weights. Give such samples sample_weight 0 or replace the values with torch.nan_to_num; rescale what overflows."
+)
 
 
 def solve(
@@ -78,7 +78,7 @@ def solve(
         status.data_ptr(),
         active.data_ptr(),
     )
-    _report(status, gap, n_iter, on_failure)
+    report(status, gap, n_iter, on_failure)
     return outputs
 
 
@@ -96,7 +96,7 @@ def vjp(
     dual_reg: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of features, sample_weight, lambda1 and lambda2 for a cotangent of the weights."""
-    _warn_of_inexact(status)
+    warn_of_inexact(status)
     outputs = _vjp_outputs(features)
     grad_features, grad_sample_weight, grad_lambda1, grad_lambda2 = outputs
     inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
@@ -135,7 +135,7 @@ def jvp(
     dual_reg: float,
 ) -> Tensor:
     """Tangent of the weights for tangents of features, sample_weight, lambda1 and lambda2."""
-    _warn_of_inexact(status)
+    warn_of_inexact(status)
     tangent_weights = torch.empty_like(weights, memory_format=torch.contiguous_format)
     inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
     weights, dual = weights.contiguous(), dual.contiguous()
@@ -293,6 +293,8 @@ def _addresses(
 def _launch(name: str, features: Tensor, sizes: tuple[bool, int, int, int, int, int], *arguments: Any) -> None:
     """Call the compiled function of that name for the device of the features, with scratch memory."""
     if features.is_cuda:
+        from sparsesvm import _cuda
+
         device = features.device.index
         plan = (_cuda.solve_plan if name == "solve" else _cuda.diff_plan)(*sizes, device)
         stream = torch.cuda.current_stream(device).cuda_stream
@@ -306,33 +308,30 @@ def _launch(name: str, features: Tensor, sizes: tuple[bool, int, int, int, int, 
         getattr(_core, name)(*sizes, *arguments, workspace.data_ptr(), n_bytes, n_threads)
 
 
-def _warn_of_inexact(status: Tensor) -> None:
+def warn_of_inexact(status: Tensor, what: str = "task") -> None:
     """Not on a CUDA device, which one would wait for."""
     if not status.is_cuda and status.numel() and int(status.max()) != StatusCode.CONVERGED:
-        warnings.warn(_INEXACT, ConvergenceWarning, stacklevel=3)
+        warnings.warn(_INEXACT.format(what), ConvergenceWarning, stacklevel=3)
 
 
-def _report(status: Tensor, gap: Tensor, n_iter: Tensor, on_failure: str) -> None:
+def report(status: Tensor, gap: Tensor, n_iter: Tensor, on_failure: str, what: str = "task", remedy: str = _NON_FINITE) -> None:
+    """Raise for values that are not finite; for tasks above the tolerance do as `on_failure` says."""
     if (status.is_cuda and on_failure == "ignore") or status.numel() == 0 or int(status.max()) == StatusCode.CONVERGED:
         return
     non_finite = status == StatusCode.NON_FINITE
     if not status.is_cuda and non_finite.any():
-        raise ValueError(
-            f"features must be finite; {_first(non_finite)} holds NaN or infinity in a sample of positive weight, or overflows "
-            "with these penalties and weights. Give such samples sample_weight 0 or replace the values with torch.nan_to_num; "
-            "rescale what overflows."
-        )
+        raise ValueError(remedy.format(_first(non_finite)))
     if on_failure == "ignore":
         return
     failed = status != StatusCode.CONVERGED
     sentence = StatusCode(int(status[failed][0])).sentence
     if on_failure == "raise":
         raise ConvergenceError(
-            f"{int(failed.sum())} of {status.numel()} tasks did not converge; {_first(failed)}, after "
+            f"{int(failed.sum())} of {status.numel()} {what}s did not converge; {_first(failed)}, after "
             f"{int(n_iter[failed][0])} iterations with gap {float(gap[failed][0]):.3g}: {sentence}"
         )
     # The same words every time, so that Python's default filter shows them once and not at every training step.
-    warnings.warn(_UNCONVERGED.format(sentence), ConvergenceWarning, stacklevel=2)
+    warnings.warn(_UNCONVERGED.format(what, sentence), ConvergenceWarning, stacklevel=2)
 
 
 def _first(tasks: Tensor) -> str:

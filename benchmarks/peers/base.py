@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
@@ -13,7 +14,7 @@ Solve = Callable[[float], Answer]
 Differentiate = Callable[[float], Tensor]
 
 
-class Peer:
+class Peer(ABC):
     """One way to solve the tasks; a subclass says what it can do and adapts one library or algorithm.
 
     `settings` go from cheap to accurate. What `prepare` does (conversion of arrays, compilation for a shape) is not timed;
@@ -45,10 +46,10 @@ class Peer:
         """This peer with all of its defaults, where those differ in more than the setting."""
         return self
 
+    @abstractmethod
     def prepare(self, tasks: Tasks) -> Solve:
         """The solve: setting -> answer."""
-        raise NotImplementedError
 
     def prepare_gradient(self, tasks: Tasks, cotangent: Tensor) -> Differentiate:
         """Forward and backward: setting -> gradient (tasks, n, m) of <cotangent, weights> with respect to the features."""
-        raise NotImplementedError
+        raise TypeError(f"{self.name} is not differentiable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from copy import copy
 from typing import Any
@@ -33,9 +34,9 @@ class _Jaxopt(Peer):
         peer.tol, peer.line_search = self.shipped_tol, True
         return peer
 
+    @abstractmethod
     def run(self, tasks: Tasks, maxiter: Any) -> Callable[..., Any]:
         """(features (n, m), one_hot (n, k)) -> dual, for one task."""
-        raise NotImplementedError
 
     def prepare(self, tasks: Tasks) -> Solve:
         """Arrays of jax, and a function compiled for the shape."""
@@ -142,6 +143,7 @@ def _composite(tasks: Tasks) -> Any:
 
 
 def _jax() -> Any:
+    import importlib
     import warnings
 
     import jax
@@ -149,7 +151,7 @@ def _jax() -> Any:
     jax.config.update("jax_enable_x64", True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import jaxopt  # noqa: F401  (it warns that it is no longer maintained)
+        importlib.import_module("jaxopt")  # it warns that it is no longer maintained
     return jax
 
 

@@ -6,6 +6,7 @@ K = F F^T over samples. Variables are ordered sample by sample, class by class."
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -56,9 +57,9 @@ class _QuadraticPeer(Peer):
         too_large = f"{size} variables; dense factorisations beyond {self.largest} not tried" if size > self.largest else None
         return super().refusal(tasks) or too_large
 
+    @abstractmethod
     def layer(self, one_hot: Tensor, lambda2: float) -> Callable[[Tensor, float], Tensor]:
         """(features, setting) -> alpha as (tasks, n, k)."""
-        raise NotImplementedError
 
     def prepare(self, tasks: Tasks) -> Solve:
         """Alpha, and the weights it stands for."""

@@ -1,6 +1,7 @@
 // A Newton step on the face by conjugate gradients: for models whose Hessian is cheap to multiply with but large to factor.
 #pragma once
 
+#include "core/conjugate_gradients.h"
 #include "core/face_steps.h"
 #include "core/macros.h"
 
@@ -11,9 +12,8 @@ class ConjugateFace : FaceSteps<Hessian> {
  public:
   using FaceSteps<Hessian>::FaceSteps;
 
-  // Takes one step towards the minimiser on the face of the entries now positive; many entries may vanish. Returns the
-  // share of the step that was possible, zero where there is nothing to gain.
-  // The step is exact up to `accuracy`, of the residual.
+  // Takes one step towards the minimiser on the face of the entries now positive, which conjugate gradients find up to `accuracy` of
+  // the residual; many entries may vanish. Returns the share of the step that was possible, zero where there is nothing to gain.
   double minimise(double accuracy = 1e-5) {
     solve(accuracy * accuracy);
     const double slope = product(q_, s_.step);
@@ -48,32 +48,15 @@ class ConjugateFace : FaceSteps<Hessian> {
 
   // step = minimiser of <q, d> + d'Hd / 2 over the d that keep the face, up to a share `accuracy` of the squared residual.
   void solve(double accuracy) {
-    const index count = c_.count();
     double* residual = s_.travelled;
-    for (index a = 0; a < count; ++a) {
+    for (index a = 0; a < c_.count(); ++a) {
       s_.step[a] = 0;
       residual[a] = -q_[a];
     }
     project(residual);
-    for (index a = 0; a < count; ++a) s_.conjugate[a] = residual[a];
-    double squared = product(residual, residual);
-    const double enough = accuracy * squared;
-    for (int iteration = 0; iteration < max_iterations && squared > enough; ++iteration) {
-      apply(s_.conjugate, s_.image);
-      project(s_.image);
-      const double curvature = product(s_.conjugate, s_.image);
-      if (!(curvature > 0)) return;
-      const double length = squared / curvature;
-      for (index a = 0; a < count; ++a) {
-        s_.step[a] += length * s_.conjugate[a];
-        residual[a] -= length * s_.image[a];
-      }
-      const double before = squared;
-      squared = product(residual, residual);
-      for (index a = 0; a < count; ++a) s_.conjugate[a] = residual[a] + squared / before * s_.conjugate[a];
-      // Off the face H is not seen, so that rounding in those directions would grow unchecked.
-      project(s_.conjugate);
-    }
+    conjugate_gradients(
+        c_.count(), accuracy * product(residual, residual), max_iterations, [this] { apply(s_.conjugate, s_.image); },
+        [this](double* d) { project(d); }, s_.step, {residual, s_.conjugate, s_.image});
   }
 
   // Onto the directions that keep the face: zero off it, and of sum zero for each sample.

@@ -19,7 +19,7 @@ class CurvatureOperator {
   // Overwrites state.w, which is free until the next evaluation, with every product.
   CurvatureOperator(const Task<T>& task, DualState<Passes, T>& state, const WorkingSetMemory& memory, const float** rows)
       : task_(task), state_(state), set_(memory), rows_(rows) {
-    set_.gather(task, state.v, state.norm, task.lambda1 > 0 ? 1.0 : -1.0);
+    set_.gather(task, state.v, state.norm, 1.0);
     for (index i = 0; i < task.n; ++i) rows_[i] = set_.features + i * set_.stride;
   }
 
@@ -28,26 +28,26 @@ class CurvatureOperator {
 
   // image = H step, both (n, k).
   void apply(const Candidates& /*candidates*/, const double* step, double* image) const {
-    const index n = task_.n, k = task_.k, stride = set_.stride;
-    float* x = reinterpret_cast<float*>(state_.w);
-    Passes::combine_rows(rows_, n, step, k, set_.width, x, stride);
+    const index n = task_.n, k = task_.k, width = set_.width;
+    float* x = reinterpret_cast<float*>(state_.w);  // (k, width): rows without padding, which would not fit where m is small
+    Passes::combine_rows(rows_, n, step, k, width, x, width);
     bend(x);
     for (index e = 0; e < n * k; ++e) image[e] = 0;
-    Passes::add_all_products(rows_, n, x, stride, k, set_.width, 1 / (task_.lambda2 * set_.scale * set_.scale), image);
+    Passes::add_all_products(rows_, n, x, width, k, width, 1 / (task_.lambda2 * set_.scale * set_.scale), image);
     for (index i = 0; i < n; ++i) {
       for (index l = 0; l < k; ++l) image[i * k + l] += task_.smoothing / task_.weight[i] * step[i * k + l];
     }
   }
 
  private:
-  // x = D x for x (k, stride), group by group.
+  // x = D x for x (k, width), group by group.
   void bend(float* x) const {
     if (task_.lambda1 == 0) return;
-    const index k = task_.k, g = task_.group_size, stride = set_.stride;
+    const index k = task_.k, g = task_.group_size, width = set_.width, stride = set_.stride;
     float *along = reinterpret_cast<float*>(state_.column), *keep = along + set_.n_groups;
     for (index p = 0; p < set_.n_groups; ++p) along[p] = 0;
     for (index l = 0; l < k; ++l) {
-      const float *v = set_.v + l * stride, *row = x + l * stride;
+      const float *v = set_.v + l * stride, *row = x + l * width;
       for (index p = 0; p < set_.n_groups; ++p) {
         for (index j = p * g; j < (p + 1) * g; ++j) along[p] += v[j] * row[j];
       }
@@ -59,7 +59,7 @@ class CurvatureOperator {
     }
     for (index l = 0; l < k; ++l) {
       const float* v = set_.v + l * stride;
-      float* row = x + l * stride;
+      float* row = x + l * width;
       for (index p = 0; p < set_.n_groups; ++p) {
         for (index j = p * g; j < (p + 1) * g; ++j) row[j] = keep[p] * row[j] + along[p] * v[j];
       }

@@ -165,8 +165,7 @@ class DualSolver {
     }
   }
 
-  // With lambda1 = 0 the Gram matrix says all, where it is not too large.
-  bool by_gram() const { return task_.lambda1 == 0 && task_.n <= max_model_size; }
+  bool by_gram() const { return NewtonStep<Passes, T>::by_gram(task_); }
 
   // One outer iteration; leaves the state evaluated.
   void advance(double target, bool prefer_first_order) {

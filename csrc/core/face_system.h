@@ -11,6 +11,7 @@
 #include "core/active_panel.h"
 #include "core/arena.h"
 #include "core/cholesky.h"
+#include "core/conjugate_gradients.h"
 #include "core/macros.h"
 #include "core/task.h"
 
@@ -68,7 +69,7 @@ class FaceSystem {
   // Adds the panel's part: (1 - t) F F' shared by the classes, and t b b' per group with b_(i, l) = <f_i, u_l - u_base>. Overwrites
   // the features of the panel.
   void add(ActivePanel<T>& panel) {
-    if (size_ == 0 || (!dense_ && task_->lambda1 > 0)) return;
+    if (!is_summed()) return;
     const index g = task_->group_size, n = task_->n, groups = panel.groups, width = panel.width;
     if (task_->lambda1 > 0) {
       const index stride = panel.stride / g;
@@ -106,6 +107,7 @@ class FaceSystem {
     if (!dense_) {
       if (task_->lambda1 == 0) mirror_gram();
       if (solve_iteratively(panel, right, q) || size_ > dense_size_) return;
+      for (index e = 0; e < task_->n * task_->k; ++e) q[e] = 0;
       dense_ = true;
       clear();
       for (index p = 0; p < panel.n_active;) {
@@ -130,8 +132,12 @@ class FaceSystem {
     max_iterations_ = static_cast<index>(size_ <= dense_size_ ? 3 * usual : 20 * usual);
   }
 
+  // Whether `add` adds anything up.
+  bool is_summed() const { return size_ > 0 && (dense_ || task_->lambda1 == 0); }
+
   void clear() {
-    if (size_ > 0 && dense_) {
+    if (!is_summed()) return;
+    if (dense_) {
       for (index e = 0; e < size_ * size_; ++e) system_[e] = 0;
     }
     for (index e = 0; e < task_->n * task_->n; ++e) gram_[e] = 0;
@@ -214,8 +220,7 @@ class FaceSystem {
     }
   }
 
-  // Conjugate gradients from zero on the face: the iterates stay in the range of the system, which is the choice of smallest norm.
-  // False when they do not converge.
+  // False when conjugate gradients do not converge.
   bool solve_iteratively(ActivePanel<T>& panel, const double* right, double* q) {
     const index size = task_->n * task_->k;
     double squared = 0, rounding = 0;
@@ -224,33 +229,13 @@ class FaceSystem {
       rounding += 1e-31 * right[e] * right[e];
     }
     project(residual_);
-    for (index e = 0; e < size; ++e) {
-      direction_[e] = residual_[e];
-      squared += residual_[e] * residual_[e];
-    }
+    for (index e = 0; e < size; ++e) squared += residual_[e] * residual_[e];
     const double enough = 1e-25 * squared > rounding ? 1e-25 * squared : rounding;
-    for (index step = 0; step < max_iterations_ && squared > enough; ++step) {
-      apply(panel);
-      double curvature = 0;
-      for (index e = 0; e < size; ++e) curvature += direction_[e] * image_[e];
-      if (!(curvature > 0)) return false;
-      const double length = squared / curvature, before = squared;
-      squared = 0;
-      for (index e = 0; e < size; ++e) {
-        q[e] += length * direction_[e];
-        residual_[e] -= length * image_[e];
-        squared += residual_[e] * residual_[e];
-      }
-      for (index e = 0; e < size; ++e) direction_[e] = residual_[e] + squared / before * direction_[e];
-    }
-    if (squared <= enough) return true;
-    if (size_ <= dense_size_) {
-      for (index e = 0; e < size; ++e) q[e] = 0;
-    }
-    return false;
+    return conjugate_gradients(
+        size, enough, max_iterations_, [&] { apply(panel); }, [this](double* x) { project(x); }, q, {residual_, direction_, image_});
   }
 
-  // image = the system times direction, on the face.
+  // image = the system times direction.
   void apply(ActivePanel<T>& panel) {
     const index n = task_->n, k = task_->k;
     for (index i = 0; i < n; ++i) {
@@ -271,7 +256,6 @@ class FaceSystem {
         Passes::add_all_products(row_of_, n, y_, panel.stride, k, panel.width, 1.0, image_);
       }
     }
-    project(image_);
   }
 
   // Onto the face: zero off it, and of sum zero for each sample.

@@ -7,6 +7,7 @@
 #include "core/arena.h"
 #include "core/dual_state.h"
 #include "core/macros.h"
+#include "core/root.h"
 #include "core/task.h"
 
 SPARSESVM_BEGIN
@@ -108,30 +109,6 @@ class LineSearch {
       const double moved = state_.dual[e] - back * s_.direction[e];
       state_.dual[e] = moved > 0 ? moved : 0.0;
     }
-  }
-
-  // Regula falsi (Illinois) for an increasing function with f(0) < 0 < f(1), until |f| <= 0.1 |f(0)|.
-  template <class Function>
-  static double root_on_unit_interval(const Function& f, double at_zero, double at_one) {
-    double low = 0, high = 1, f_low = at_zero, f_high = at_one;
-    int side = 0;
-    for (int step = 0; step < 40; ++step) {
-      const double t = (low * f_high - high * f_low) / (f_high - f_low);
-      const double value = f(t);
-      if (std::fabs(value) <= -0.1 * at_zero) return t;
-      if (value > 0) {
-        high = t;
-        f_high = value;
-        if (side > 0) f_low *= 0.5;
-        side = 1;
-      } else {
-        low = t;
-        f_low = value;
-        if (side < 0) f_high *= 0.5;
-        side = -1;
-      }
-    }
-    return low;
   }
 
   const Task<T>& task_;

@@ -2,7 +2,7 @@
 // search.
 //
 // With lambda1 = 0 the dual is quadratic and the model is the n x n Gram matrix, the same for every class. Otherwise it is the dense
-// model over the candidates of kinked_model.h.
+// model over the candidates of kinked_model.h, and where these are too many, the curvature as an operator.
 #pragma once
 
 #include <cmath>
@@ -27,10 +27,10 @@ struct NewtonScratch {
   index* label;       // (n k)
   double* x;          // (n k)
   double* q;          // (n k)
-  index max_size;
-  bool has_gram;      // the Gram matrix of this task is in place
-  WorkingSetMemory columns;  // of the active groups
+  WorkingSetMemory columns;  // of the active groups, for the operator
   const float** rows;        // (n)
+  index max_size;
+  bool has_gram;  // the Gram matrix of this task is in place
 
   static NewtonScratch take(Arena& arena, index n, index k, index groups, index group_size, const WorkingSetMemory& columns) {
     NewtonScratch s{};
@@ -59,13 +59,16 @@ class NewtonStep {
  public:
   NewtonStep(const Task<T>& task, DualState<Passes, T>& state, NewtonScratch& scratch) : task_(task), state_(state), s_(scratch) {}
 
+  // With lambda1 = 0 the Gram matrix says all, where it is not too large.
+  static bool by_gram(const Task<T>& task) { return task.lambda1 == 0 && task.n <= max_model_size; }
+
   // How many candidates the step would have; -1 when the model is too large.
   index count_candidates() { return choose_candidates() ? s_.start[task_.n] : -1; }
 
-  // Moves state.dual and evaluates it there; expects state evaluated and certified, which with lambda1 = 0 it need not be. False when
-  // the model is too large or gives no descent, and nothing has moved.
+  // Moves state.dual and evaluates it there; expects state evaluated and certified, which by the Gram matrix it need not be. False when
+  // the model gives no descent worth the name, and nothing has moved.
   bool step(double target_gap) {
-    if (task_.lambda1 == 0) return gram_step(target_gap);
+    if (by_gram(task_)) return gram_step(target_gap);
     if (!choose_candidates()) return operator_step();
     fill_model();
     const double model_target = 0.1 * state_.gap > target_gap ? 0.1 * state_.gap : 0.1 * target_gap;
@@ -106,7 +109,6 @@ class NewtonStep {
   }
 
   bool gram_step(double target_gap) {
-    if (task_.n > max_model_size) return operator_step();
     const index n = task_.n, k = task_.k;
     if (!s_.has_gram) {
       build_gram();

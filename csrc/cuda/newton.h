@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "core/root.h"
 #include "cuda/panel.h"
 #include "cuda/quadratic.h"
 #include "cuda/state.h"
@@ -73,33 +74,16 @@ class NewtonStep {
     }
     linear = team_.sum(linear);
     bend = team_.sum(bend);
-    // Regula falsi (Illinois) until the derivative is a tenth of that at zero.
-    double low = 0, high = 1, f_low = at_zero, f_high = at_one, root = 0;
-    int side = 0;
-    for (int step = 0; step < 40; ++step) {
-      const double t = (low * f_high - high * f_low) / (f_high - f_low);
+    const auto derivative = [&](double t) {
       double total = 0;
       for (int b = team_.rank(); b < task_.n_groups; b += team_.size()) {
         const double change = model_.along[b] + t * model_.square[b];
         const double square = state_.norm[b] + t * (model_.along[b] + change);
         total += soft_threshold_factor(square > 0 ? sqrt(square) : 0.0, task_.lambda1) * change;
       }
-      const double value = linear + t * bend + team_.sum(total) / task_.lambda2;
-      root = t;
-      if (fabs(value) <= -0.1 * at_zero) break;
-      if (value > 0) {
-        high = t;
-        f_high = value;
-        if (side > 0) f_low *= 0.5;
-        side = 1;
-      } else {
-        low = t;
-        f_low = value;
-        if (side < 0) f_high *= 0.5;
-        side = -1;
-      }
-      root = low;
-    }
+      return linear + t * bend + team_.sum(total) / task_.lambda2;
+    };
+    const double root = root_on_unit_interval(derivative, at_zero, at_one);
     for (int e = team_rank(team_); e < n * k; e += team_size(team_)) {
       const double moved = state_.dual[e] - (1 - root) * model_.direction[e];
       state_.dual[e] = moved > 0 ? moved : 0.0;

@@ -6,7 +6,6 @@ Shapes: features (..., n, m), targets (..., n, q), lambda1 and lambda2 (...,) fl
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from sparsesvm import _checks, _core, _ops
-from sparsesvm._autograd import _are_plain, _OnceDifferentiable
-from sparsesvm.results import ConvergenceError, ConvergenceWarning, StatusCode
+from sparsesvm._autograd import OnceDifferentiable, are_plain
 
 
 def solve(
@@ -46,7 +44,7 @@ def solve(
         workspace.numel(),
         n_threads,
     )
-    _report(status, gap, on_failure)
+    _ops.report(status, gap, n_iter, on_failure, "regression", _NON_FINITE)
     return outputs
 
 
@@ -61,8 +59,7 @@ def vjp(
     grad_weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of features, targets, lambda1 and lambda2 for a cotangent of the weights."""
-    if status.numel() and int(status.max()) != StatusCode.CONVERGED:
-        warnings.warn(_INEXACT, ConvergenceWarning, stacklevel=2)
+    _ops.warn_of_inexact(status, "regression")
     outputs = _vjp_outputs(features, targets)
     grad_features, grad_targets, grad_lambda1, grad_lambda2 = outputs
     features, targets, lambda1, lambda2 = _readable(features, targets, lambda1, lambda2)
@@ -125,7 +122,7 @@ def apply(
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         fields: tuple[Tensor, ...] = Solve.apply(*tensors, tol, max_iter, on_failure)  # type: ignore[no-untyped-call]
         return fields
-    function = solve if _are_plain(*tensors) else solve_op
+    function = solve if are_plain(*tensors) else solve_op
     return function(*tensors, tol, max_iter, on_failure)
 
 
@@ -136,7 +133,7 @@ class Solve(Function):
     def forward(
         features: Tensor, targets: Tensor, lambda1: Tensor, lambda2: Tensor, tol: float, max_iter: int, on_failure: str
     ) -> Any:
-        function = solve if _are_plain(features, targets, lambda1, lambda2) else solve_op
+        function = solve if are_plain(features, targets, lambda1, lambda2) else solve_op
         return function(features, targets, lambda1, lambda2, tol, max_iter, on_failure)
 
     @staticmethod
@@ -153,7 +150,7 @@ class Solve(Function):
         arguments = (*ctx.saved_tensors, grad_weights)
         if torch.compiler.is_compiling():
             function: Any = vjp_op
-        elif torch.is_grad_enabled() or not _are_plain(*arguments):
+        elif torch.is_grad_enabled() or not are_plain(*arguments):
             function = Vjp.apply
         else:
             function = vjp
@@ -165,7 +162,7 @@ class Solve(Function):
         return _ops.map_tasks(Solve.apply, info, in_dims, args)
 
 
-class Vjp(_OnceDifferentiable):
+class Vjp(OnceDifferentiable):
     """Its derivative, which cannot be differentiated again."""
 
     @staticmethod
@@ -186,29 +183,10 @@ class Vjp(_OnceDifferentiable):
         return _ops.map_tasks(Vjp.apply, info, in_dims, args)
 
 
-_INEXACT = "the gradient of a regression that did not converge is not exact; see status and gap of its RegressionSolution."
-_UNCONVERGED = "a regression did not converge: {}. Its status, gap and n_iter are in the RegressionSolution."
-
-
-def _report(status: Tensor, gap: Tensor, on_failure: str) -> None:
-    if status.numel() == 0 or int(status.max()) == StatusCode.CONVERGED:
-        return
-    non_finite = status == StatusCode.NON_FINITE
-    if non_finite.any():
-        raise ValueError(
-            f"features and targets must be finite; {_ops._first(non_finite)} holds NaN or infinity, or overflows. "
-            "torch.nan_to_num replaces such values; rescale what overflows."
-        )
-    if on_failure == "ignore":
-        return
-    failed = status != StatusCode.CONVERGED
-    sentence = StatusCode(int(status[failed][0])).sentence
-    if on_failure == "raise":
-        raise ConvergenceError(
-            f"{int(failed.sum())} of {status.numel()} regressions did not converge; {_ops._first(failed)} with gap "
-            f"{float(gap[failed][0]):.3g}: {sentence}"
-        )
-    warnings.warn(_UNCONVERGED.format(sentence), ConvergenceWarning, stacklevel=2)
+_NON_FINITE = (
+    "features and targets must be finite; {} holds NaN or infinity, or overflows. "
+    "torch.nan_to_num replaces such values; rescale what overflows."
+)
 
 
 def _solve_outputs(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -129,6 +129,11 @@ class EpisodeData(lightning.LightningDataModule):
         sampler = EpisodeSampler(images.labels, **self.train, groups=images.class_groups, seed=self.seed)
         return EpisodeDataset(images, sampler, self.augment, self.class_augment, self.class_augment_share)
 
+    def transfer_batch_to_device(self, batch: EpisodeBatch, device: torch.device, dataloader_idx: int) -> EpisodeBatch:
+        """All but the numbers of classes, which a step looks at and should not wait for the device to see."""
+        moved: EpisodeBatch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved._replace(n_way=batch.n_way)
+
     def train_dataloader(self) -> EpisodeLoader:
         """New episodes every epoch."""
         loader = EpisodeLoader(

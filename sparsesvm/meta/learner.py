@@ -111,13 +111,12 @@ class MetaLearner(lightning.LightningModule):
         results = []
         for n_way in batch.n_way.unique().tolist():
             tasks = (batch.n_way == n_way).nonzero().squeeze(1)
-            full = bool(batch.support_weight[tasks].all())
             logits = self.head(
                 features[batch.query[tasks]],
                 features[batch.support[tasks]],
                 batch.support_labels[tasks],
                 n_way,
-                sample_weight=None if full else batch.support_weight[tasks],
+                sample_weight=batch.support_weight[tasks],
             )
             results.append((logits, tasks))
         return results
