@@ -315,6 +315,12 @@ def test_operators_are_registered_correctly(generator):
     torch.library.opcheck(_solve.vjp_op, (features, targets, penalty, penalty, weights, status, active, weights))
 
 
+def test_features_on_another_device_are_refused():
+    features, targets = torch.empty(4, 3, device="meta"), torch.empty(4, device="meta")
+    with pytest.raises(TypeError, match="features must be on one of cpu, which"):
+        sparse_regression(features, targets, lambda1=0.1)
+
+
 def test_failures_are_reported(generator):
     features, targets = draw(generator, 2, 20, 100, 1)
     with pytest.warns(ConvergenceWarning, match="iteration limit"):

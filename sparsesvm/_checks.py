@@ -155,25 +155,25 @@ def check_penalty_range(name: str, value: Tensor, *, positive: bool = False) -> 
         _check_range(name, *extremes, positive)
 
 
-def check_ratio(value: float | Tensor, features: Tensor) -> None:
-    check_penalty("lambda1_ratio", value, features)
+def check_ratio(value: float | Tensor, features: Tensor, name: str = "lambda1_ratio") -> None:
+    check_penalty(name, value, features)
     if not isinstance(value, Tensor):
-        check_ratio_number(value)
+        check_ratio_number(value, name)
     elif (extremes := _extremes(value)) is not None:
-        _check_ratio_range(*extremes)
+        _check_ratio_range(*extremes, name)
 
 
-def check_ratio_number(value: float) -> float:
+def check_ratio_number(value: float, name: str = "lambda1_ratio") -> float:
     """The value as a Python number."""
-    value = check_number("lambda1_ratio", value)
-    _check_ratio_range(value, value)
+    value = check_number(name, value)
+    _check_ratio_range(value, value, name)
     return value
 
 
-def _check_ratio_range(low: float, high: float) -> None:
+def _check_ratio_range(low: float, high: float, name: str) -> None:
     if not (low >= 0 and high <= 1):
         got = high if low >= 0 else low
-        raise ValueError(f"lambda1_ratio must lie in [0, 1]; got {got}. An absolute penalty is passed as lambda1.")
+        raise ValueError(f"{name} must lie in [0, 1]; got {got}. An absolute penalty is passed as lambda1.")
 
 
 def check_one_penalty(lambda1: float | Tensor | None, lambda1_ratio: float | Tensor | None) -> None:

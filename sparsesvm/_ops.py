@@ -234,6 +234,14 @@ for _op in (solve_op, vjp_op, jvp_op):
     _op.register_vmap(lambda info, in_dims, *args, _op=_op: map_tasks(_op, info, in_dims, args))
 
 
+def per_task(value: float | Tensor, features: Tensor) -> Tensor:
+    """A penalty as one float64 value for each task of the features."""
+    tasks = features.shape[:-2]
+    if isinstance(value, Tensor):
+        return value.double().expand(tasks)
+    return features.new_full(tasks, float(value), dtype=torch.float64)
+
+
 def _solve_outputs(
     features: Tensor, n_way: int, group_size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsesvm import _autograd, _checks, reference
+from sparsesvm import _autograd, _checks, _ops, reference
 from sparsesvm._backends import USABLE_DEVICES
 from sparsesvm.results import RegularizationPath, Solution
 
@@ -107,7 +107,7 @@ def solve(
         assert lambda1 is not None
         _checks.check_penalty("lambda1", lambda1, features)
     weight = torch.ones_like(labels, dtype=torch.float64) if sample_weight is None else sample_weight.double()
-    lambda1, lambda2 = _per_task(lambda1, features), _per_task(lambda2, features)
+    lambda1, lambda2 = _ops.per_task(lambda1, features), _ops.per_task(lambda2, features)
     return Solution(*_autograd.apply(features, labels, weight, lambda1, lambda2, init_dual, options))
 
 
@@ -288,13 +288,6 @@ def regularization_path(
 def one_hot(labels: Tensor, n_way: int) -> Tensor:
     """Booleans (..., n_way). Not nn.functional.one_hot, which looks at the labels and so cannot be mapped or compiled."""
     return labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)
-
-
-def _per_task(value: float | Tensor, features: Tensor) -> Tensor:
-    tasks = features.shape[:-2]
-    if isinstance(value, Tensor):
-        return value.double().expand(tasks)
-    return features.new_full(tasks, float(value), dtype=torch.float64)
 
 
 def _lambda1_bound(features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, group_size: int) -> Tensor:

@@ -6,6 +6,8 @@ choice. Formulas of the inner problems: `sparse_regression`, `ridge_regression`,
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -19,15 +21,15 @@ RIDGE_GRID = (1e-7, 1e-4, 1e-3, 1e-2, 0.1)
 SVM_GRID = (0.0, 0.01, 0.03, 0.1, 0.3)
 
 
-class Learner(nn.Module):
+class Learner(nn.Module, ABC):
     """Fits a predictor per task. A module, because the logit scale of a classifier is learnt with the encoder."""
 
     classifies = False
 
+    @abstractmethod
     def fit(self, features: Tensor, targets: Tensor) -> Tensor:
         """Weights (n_tasks, n_outputs, n_features) of features (n_tasks, n_samples, n_features) and targets (n_tasks, n_samples,
         n_outputs), or labels (n_tasks, n_samples) where the learner `classifies`."""
-        raise NotImplementedError
 
     def outer_loss(self, support: Tensor, support_targets: Tensor, query: Tensor, query_targets: Tensor) -> Tensor:
         """What the encoder minimises: half the mean squared error on the query samples, plus any outer penalty."""
@@ -44,9 +46,9 @@ class Learner(nn.Module):
         residual = query @ self.fit(support, support_targets).mT - query_targets
         return residual.square().sum((-2, -1)) / query_targets.square().sum((-2, -1))
 
+    @abstractmethod
     def variants(self) -> list[Learner]:
         """The same kind of predictor with each penalty of a fixed grid, for validation on few samples."""
-        raise NotImplementedError
 
 
 class InnerLasso(Learner):

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsesvm import _checks
-from sparsesvm._backends import USABLE_DEVICES
+from sparsesvm import _checks, _ops
 from sparsesvm.bilevel import _solve
 
 __all__ = ["RegressionSolution", "lambda_max", "ridge_regression", "sparse_regression"]
@@ -80,6 +79,7 @@ def sparse_regression(
     certificate: docs/bilevel.md.
     """
     features, targets, vector = _check_data(features, targets)
+    _checks.check_device(features, ("cpu",))
     if (lambda1 is None) == (lambda_ratio is None):
         got = "neither" if lambda1 is None else "both"
         raise ValueError(f"exactly one of lambda1 and lambda_ratio is required; got {got}")
@@ -91,10 +91,10 @@ def sparse_regression(
         _check_some_penalty("lambda1", lambda1, lambda2)
     else:
         assert lambda_ratio is not None
-        _check_ratio(lambda_ratio, features)
+        _checks.check_ratio(lambda_ratio, features, "lambda_ratio")
         _check_some_penalty("lambda_ratio", lambda_ratio, lambda2)
         lambda1 = lambda_ratio * _largest_correlation(features.detach(), targets.detach())
-    penalties = _per_task(lambda1, features), _per_task(lambda2, features)
+    penalties = _ops.per_task(lambda1, features), _ops.per_task(lambda2, features)
     solution = RegressionSolution(*_solve.apply(features, targets, *penalties, tol, max_iter, on_failure))
     return solution._replace(weights=solution.weights.squeeze(-2)) if vector else solution
 
@@ -159,7 +159,6 @@ def ridge_regression(
 def _check_data(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, bool]:
     """Features and targets (..., n_samples, n_outputs) in at least single precision; whether the targets came as a vector."""
     _checks.check_features(features)
-    _checks.check_device(features, USABLE_DEVICES)
     if not isinstance(targets, Tensor):
         raise TypeError(f"targets must be a torch.Tensor; got {type(targets).__name__}. Convert with torch.as_tensor.")
     if targets.dtype != features.dtype:
@@ -181,13 +180,6 @@ def _check_data(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, bool
     if features.element_size() < 4:
         features, targets = features.float(), targets.float()
     return features, targets, vector
-
-
-def _check_ratio(lambda_ratio: float | Tensor, features: Tensor) -> None:
-    _checks.check_penalty("lambda_ratio", lambda_ratio, features)
-    largest = _largest(lambda_ratio)
-    if largest is not None and largest > 1:
-        raise ValueError(f"lambda_ratio must lie in [0, 1]; got {largest}. An absolute penalty is passed as lambda1.")
 
 
 def _check_some_penalty(name: str, value: float | Tensor, lambda2: float | Tensor) -> None:
@@ -222,10 +214,3 @@ def _largest_correlation(features: Tensor, targets: Tensor) -> Tensor:
         correlation = features.mT @ targets / n_samples
     largest: Tensor = correlation.double().norm(dim=-1).amax(-1)
     return largest * (1 + 4 * n_samples * torch.finfo(features.dtype).eps)
-
-
-def _per_task(value: float | Tensor, features: Tensor) -> Tensor:
-    tasks = features.shape[:-2]
-    if isinstance(value, Tensor):
-        return value.double().expand(tasks)
-    return features.new_full(tasks, float(value), dtype=torch.float64)

@@ -7,6 +7,7 @@ coefficients fall on no hyperplane; docs/identifiability.md says why both matter
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -31,18 +32,18 @@ __all__ = [
 _MOST_SUPPORTS = 1 << 20
 
 
-class TaskLaw:
+class TaskLaw(ABC):
     """A distribution of task coefficients over `n_factors` factors."""
 
     n_factors: int
 
+    @abstractmethod
     def draw_supports(self, n_tasks: int, generator: torch.Generator) -> Tensor:
         """Which factors each task uses: (n_tasks, n_factors) bool, never none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def supports(self) -> Tensor:
         """All supports of positive probability: (n_supports, n_factors) bool."""
-        raise NotImplementedError
 
     def draw_coefficients(self, supports: Tensor, n_outputs: int, generator: torch.Generator) -> Tensor:
         """Standard normal coefficients of all factors, (n_tasks, n_outputs, n_factors)."""

@@ -5,6 +5,7 @@ Factors are standardised: under the uniform law each has mean zero and variance 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -20,14 +21,14 @@ HALF_WIDTH = 3**0.5
 STRUCTURES = ("equal", "chain")
 
 
-class LatentLaw:
+class LatentLaw(ABC):
     """A distribution of factors on the box."""
 
     n_factors: int
 
+    @abstractmethod
     def draw(self, n_samples: int, generator: torch.Generator) -> Tensor:
         """Factors (n_samples, n_factors)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
