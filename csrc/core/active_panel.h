@@ -50,12 +50,18 @@ class ActivePanel {
 
   // The next panel, from active group `first` on; returns the first group after it.
   index load(index first) {
+    const index next = load_link(first);
+    for (index i = 0; i < task_->n; ++i) gather(task_->rows[i], f + i * stride);
+    return next;
+  }
+
+  // The same without the features.
+  index load_link(index first) {
     const index g = task_->group_size, k = task_->k, m = task_->m;
     first_ = first;
     groups = n_active - first < stride / g ? n_active - first : stride / g;
     width = groups * g;
     contiguous_ = groups > 0 && group_[first + groups - 1] - group_[first] == groups - 1;
-    for (index i = 0; i < task_->n; ++i) gather(task_->rows[i], f + i * stride);
     for (index l = 0; l < k; ++l) {
       gather(weights_ + l * m, w + l * stride);
       for (index p = 0; p < groups; ++p) {
@@ -80,15 +86,15 @@ class ActivePanel {
   }
 
   // The panel's part of a row over all features, and back.
-  template <typename From>
-  void gather(const From* from, double* to) const {
+  template <typename From, typename To>
+  void gather(const From* from, To* to) const {
     if (contiguous_) {
       const From* start = from + column(0);
-      for (index j = 0; j < width; ++j) to[j] = static_cast<double>(start[j]);
+      for (index j = 0; j < width; ++j) to[j] = static_cast<To>(start[j]);
     } else if (task_->group_size == 1) {
-      for (index j = 0; j < width; ++j) to[j] = static_cast<double>(from[group_[first_ + j]]);
+      for (index j = 0; j < width; ++j) to[j] = static_cast<To>(from[group_[first_ + j]]);
     } else {
-      for (index j = 0; j < width; ++j) to[j] = static_cast<double>(from[column(j)]);
+      for (index j = 0; j < width; ++j) to[j] = static_cast<To>(from[column(j)]);
     }
   }
 
@@ -104,21 +110,24 @@ class ActivePanel {
     }
   }
 
-  // out = D x / lambda2, group by group: (1 - t) x + t <u, x> u, for x and out (k, stride).
-  void apply_link_derivative(const double* x, double* out) {
+  // out = D x / lambda2, group by group: (1 - t) x + t <u, x> u, for x and out (k, stride). They may be the same.
+  void apply_link_derivative(const double* x, double* out) { apply_link_derivative(x, out, stride); }
+
+  // The same for the panel's part of longer rows.
+  void apply_link_derivative(const double* x, double* out, index row_stride) {
     const index g = task_->group_size, k = task_->k;
     const double inverse = 1 / task_->lambda2;
     for (index p = 0; p < groups; ++p) along_[p] = 0;
     for (index l = 0; l < k; ++l) {
-      const double *unit = u + l * stride, *from = x + l * stride;
+      const double *unit = u + l * stride, *from = x + l * row_stride;
       for (index p = 0; p < groups; ++p) {
         for (index j = p * g; j < (p + 1) * g; ++j) along_[p] += unit[j] * from[j];
       }
     }
     for (index p = 0; p < groups; ++p) along_[p] *= (1 - keep[p]) * inverse;
     for (index l = 0; l < k; ++l) {
-      const double *unit = u + l * stride, *from = x + l * stride;
-      double* to = out + l * stride;
+      const double *unit = u + l * stride, *from = x + l * row_stride;
+      double* to = out + l * row_stride;
       for (index p = 0; p < groups; ++p) {
         for (index j = p * g; j < (p + 1) * g; ++j) to[j] = keep[p] * inverse * from[j] + along_[p] * unit[j];
       }

@@ -39,15 +39,16 @@ class FaceSystem {
     residual_ = arena.take<double>(n * k);
     direction_ = arena.take<double>(n * k);
     image_ = arena.take<double>(n * k);
-    const index columns = panel_stride > n ? panel_stride : n;
-    x_ = arena.take<double>(k * columns);
-    y_ = arena.take<double>(k * panel_stride);
+    x_ = arena.take<double>(k * (batch.n_features > n ? batch.n_features : n));
     row_of_ = arena.take<const double*>(n);
+    packed_ = arena.take<T>(n * batch.n_features);
+    packed_row_ = arena.take<const T*>(n);
   }
 
   // The face: exact zeros of the dual (n_samples, k) stay zero. `n_columns` are active.
   void bind(const Task<T>& task, const T* dual, index n_columns) {
     task_ = &task;
+    n_columns_ = n_columns;
     const index k = task.k;
     size_ = 0;
     for (index i = 0; i < task.n; ++i) {
@@ -62,7 +63,7 @@ class FaceSystem {
         label_[size_++] = l;
       }
     }
-    choose_method(n_columns);
+    choose_method();
     clear();
   }
 
@@ -122,12 +123,12 @@ class FaceSystem {
   // A factor costs size^3 / 3 and the matrix size^2 per group; conjugate gradients need two products with the active columns per
   // iteration, or one with the Gram matrix, and seldom more than `usual` iterations. Measured, their operations take 2 to 4 times as
   // long.
-  void choose_method(index n_columns) {
+  void choose_method() {
     constexpr double usual = 120;
     const double r = static_cast<double>(size_), n = static_cast<double>(task_->n), k = static_cast<double>(task_->k);
-    const double groups = task_->lambda1 > 0 ? static_cast<double>(n_columns / task_->group_size) : 0.0;
+    const double groups = task_->lambda1 > 0 ? static_cast<double>(n_columns_ / task_->group_size) : 0.0;
     const double factored = r * r * (r / 3 + groups);
-    const double product = n * k * (task_->lambda1 > 0 ? 2 * static_cast<double>(n_columns) + 20 : n + 20);
+    const double product = n * k * (task_->lambda1 > 0 ? 2 * static_cast<double>(n_columns_) + 20 : n + 20);
     dense_ = size_ <= dense_size_ && factored < 3 * usual * product;
     max_iterations_ = static_cast<index>(size_ <= dense_size_ ? 3 * usual : 20 * usual);
   }
@@ -229,6 +230,7 @@ class FaceSystem {
       rounding += 1e-31 * right[e] * right[e];
     }
     project(residual_);
+    if (task_->lambda1 > 0) pack(panel);
     for (index e = 0; e < size; ++e) squared += residual_[e] * residual_[e];
     const double enough = 1e-25 * squared > rounding ? 1e-25 * squared : rounding;
     return conjugate_gradients(
@@ -248,13 +250,24 @@ class FaceSystem {
         for (index l = 0; l < k; ++l) image_[i * k + l] += x_[l * n + i] / task_->lambda2;
       }
     } else {
+      // Few and long passes: threads are woken once for each.
+      for (index i = 0; i < n; ++i) packed_row_[i] = packed_ + i * n_columns_;
+      Passes::combine_rows(packed_row_, n, direction_, k, n_columns_, x_, n_columns_);
       for (index p = 0; p < panel.n_active;) {
-        p = panel.whole() ? panel.n_active : panel.load(p);
-        for (index i = 0; i < n; ++i) row_of_[i] = panel.f + i * panel.stride;
-        Passes::combine_rows(row_of_, n, direction_, k, panel.width, x_, panel.stride);
-        panel.apply_link_derivative(x_, y_);
-        Passes::add_all_products(row_of_, n, y_, panel.stride, k, panel.width, 1.0, image_);
+        double* columns = x_ + p * task_->group_size;
+        p = panel.whole() ? panel.n_active : panel.load_link(p);
+        panel.apply_link_derivative(columns, columns, n_columns_);
       }
+      Passes::add_all_products(packed_row_, n, x_, n_columns_, k, n_columns_, 1.0, image_);
+    }
+  }
+
+  // Copies the active columns side by side, as every iteration reads them.
+  void pack(ActivePanel<T>& panel) {
+    for (index p = 0; p < panel.n_active;) {
+      const index first = p * task_->group_size;
+      p = panel.load_link(p);
+      for (index i = 0; i < task_->n; ++i) panel.gather(task_->rows[i], packed_ + i * n_columns_ + first);
     }
   }
 
@@ -282,13 +295,15 @@ class FaceSystem {
   }
 
   const Task<T>* task_ = nullptr;
-  index size_ = 0, dense_size_ = 0, max_iterations_ = 0;
+  index size_ = 0, dense_size_ = 0, max_iterations_ = 0, n_columns_ = 0;
   bool dense_ = true;       // factored, rather than solved by conjugate gradients
   index *base_;             // (n) eliminated class of each sample
   index *sample_, *label_;  // (size) the free coordinates
   char* on_;                // (n, k) entries of the face
-  double *alpha_, *work_, *system_, *gram_, *strip_, *root_, *residual_, *direction_, *image_, *x_, *y_;
+  double *alpha_, *work_, *system_, *gram_, *strip_, *root_, *residual_, *direction_, *image_, *x_;
   const double** row_of_;
+  T* packed_;              // (n, active columns)
+  const T** packed_row_;
 };
 
 SPARSESVM_END

@@ -191,7 +191,7 @@ struct Passes {
   template <typename T, typename S>
   static void combine_rows(const T* const* rows, index n, const double* coefficients, index k, index m, S* out, index out_stride) {
     constexpr index tile = column_tile_vectors * Native<S>::lanes;
-    constexpr index tiles = 8;  // of a part
+    constexpr index tiles = 2;  // of a part
     const index whole = m / tile;
     over_parts((whole + tiles - 1) / tiles, n * k * m, [=](index part) {
       const index last = (part + 1) * tiles < whole ? (part + 1) * tiles : whole;
