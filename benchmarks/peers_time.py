@@ -202,6 +202,8 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run, write the results beside those kept, and check."""
     options = options_from(arguments)
+    if not cells(options):
+        raise SystemExit("no combination of tasks, threads and type is selected; --full has all")
     for name in options.peers:
         if module := PEERS[name].missing():
             print(f"absent: {name} (no module {module})")

@@ -9,6 +9,7 @@ a process of its own.
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ import torch
 
 import sparsesvm
 from benchmarks import bars, plots, report
-from benchmarks.measure import Failure, Worker, median_ms, peak_memory, reset_peak_memory
+from benchmarks.measure import Failure, Worker, call_times_ms, median_ms, peak_memory, reset_peak_memory
 from benchmarks.tasks import make_tasks, penalty_for
 
 Row = dict[str, Any]
@@ -32,6 +33,7 @@ SWEEPS = {  # name: (position in the size, values)
 }
 TASKS = (1, 8, 64, 512)
 THREADED = ((5, 5, 640), (5, 25, 1600), (5, 75, 640), (5, 75, 16000), (20, 100, 512))
+ROUNDS = 4
 SMALL, MANY = (5, 5, 64), 1000
 LARGEST = (64, 2000, 100_000)
 KEY = ("sweep", "value", "size", "tasks", "share", "dtype")
@@ -108,11 +110,14 @@ def threads(size: Sequence[int], n_tasks: int, share: float, dtype: str, seconds
     def solve() -> sparsesvm.Solution:
         return sparsesvm.solve(batch.features, batch.labels, **batch.penalties, on_failure="ignore")
 
-    times, weights = {}, {}
-    for count in (1, 2):
-        torch.set_num_threads(count)
-        times[count] = median_ms(solve, seconds=seconds)
-        weights[count] = solve().weights
+    measured: dict[int, list[float]] = {1: [], 2: []}
+    weights = {}
+    for _ in range(ROUNDS):  # in turns, so that a disturbance meets both
+        for count, found in measured.items():
+            torch.set_num_threads(count)
+            weights[count] = solve().weights
+            found += call_times_ms(solve, seconds=seconds / ROUNDS)
+    times = {count: statistics.median(found) for count, found in measured.items()}
     row = {"single_task_ms": times[1] / n_tasks, "one_thread_ms": times[1], "two_threads_ms": times[2]}
     return {**row, "speedup": times[1] / times[2], "identical": bool(torch.equal(weights[1], weights[2]))}
 

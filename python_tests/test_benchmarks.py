@@ -111,6 +111,11 @@ def test_comparison_reports_the_absent_and_keeps_earlier_rows(tmp_path, monkeypa
     assert "absent here: no module no_such_module" in output.with_suffix(".md").read_text()
 
 
+def test_comparison_of_nothing_is_an_error():
+    with pytest.raises(SystemExit, match="--full"):
+        peers_time.main(["--tasks", "64"])
+
+
 def test_step_share(tmp_path, capsys):
     step_share.main(["--smoke", "--threads", "1", "--output", str(tmp_path / "step.json")])
     rows = report.read(tmp_path / "step.json")
