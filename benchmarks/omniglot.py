@@ -35,7 +35,7 @@ HEADS = {
 
 def train(head: str, fold: int, seed: int, arguments: argparse.Namespace) -> Path:
     """One run; its best checkpoint."""
-    root = Path(arguments.output) / f"fold{fold}" / f"seed{seed}" / head
+    root = Path(arguments.runs) / f"fold{fold}" / f"seed{seed}" / head
     held_out = (*FOLDS[fold], *VALIDATION[fold])
     splits = {"train": [a for a in ALPHABETS if a not in held_out], "val": list(VALIDATION[fold]), "test": list(FOLDS[fold])}
     last = root / "checkpoints" / "last.ckpt"
@@ -94,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--epochs", type=int, default=22, help="of the configuration's learning rate schedule too")
     parser.add_argument("--episodes", type=int, default=600)
-    parser.add_argument("--output", default="runs/omniglot-heads")
+    parser.add_argument("--runs", default="runs/omniglot-heads", help="folder of the training runs")
+    parser.add_argument("--output", type=Path, default=report.FOLDER, help="folder of the tables")
     chosen = parser.parse_args(arguments)
     header = ["setting", "head", "accuracy %", "by seed", "features used %", f"{chosen.heads[0]} minus it"]
     for fold in chosen.folds:
@@ -102,8 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         title = f"Test alphabets {' and '.join(FOLDS[fold])}, seeds {chosen.seeds}, {chosen.epochs} epochs"
         table = report.table(header, rows)
         print(f"{title}\n\n{table}\n")
-        content = {"rows": [dict(zip(header, row, strict=True)) for row in rows], "settings": vars(chosen)}
-        report.write(Path(chosen.output) / f"fold{fold}.json", content, f"{title}\n\n{table}")
+        settings = {name: getattr(chosen, name) for name in ("seeds", "epochs", "episodes")}
+        content = {"rows": [dict(zip(header, row, strict=True)) for row in rows], "settings": settings}
+        report.write(chosen.output / f"omniglot_fold{fold}.json", content, f"{title}\n\n{table}")
 
 
 if __name__ == "__main__":
