@@ -76,7 +76,7 @@ def test_identifiability_merges_runs(tmp_path, capsys):
 
 
 def test_violations_say_what_the_checker_says(tmp_path):
-    flags = ["--steps", "2", "--seeds", "0", "--penalties", "0.1", "--output", str(tmp_path / "v.json")]
+    flags = ["--steps", "2", "--seeds", "0", "--penalties", "0.1", "--rho", "0.5", "--output", str(tmp_path / "v.json")]
     violations.main([*flags, "--laws", "sparse", "blocks of 2", "one vector per support"])
     found = {line["law"]: line for line in json.loads((tmp_path / "v.json").read_text())["summary"]}
     assert found["sparse"]["checker"] == found["one vector per support"]["checker"] == "sufficient support variability holds"

@@ -27,6 +27,7 @@ LAWS = [
     DenseCoefficients(6),
     DenseCoefficients(6, "laplace"),
     FiniteCoefficients(BernoulliSupport(6), 3),
+    FiniteCoefficients(BernoulliSupport(6), 3, shared=True),
 ]
 
 
@@ -68,6 +69,12 @@ def test_few_coefficient_vectors(generator):
     assert len({tuple(row) for row in weights.tolist()}) == 6 * 3
     other = FiniteCoefficients(FixedSizeSupport(4, 2), 3, seed=1).draw(5000, generator).squeeze(1)
     assert not {tuple(row) for row in weights.tolist()} & {tuple(row) for row in other.tolist()}
+
+
+def test_shared_coefficient_vectors_are_restricted_to_the_support(generator):
+    weights = FiniteCoefficients(BernoulliSupport(6), 1, shared=True).draw(5000, generator).squeeze(1)
+    assert [len(set(column[column != 0].tolist())) for column in weights.mT] == [1] * 6
+    assert len({tuple(row) for row in weights.tolist()}) == 63
 
 
 def test_the_checker_flags_exactly_what_violates_the_condition():
