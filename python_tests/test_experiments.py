@@ -32,6 +32,9 @@ def test_generalization(tmp_path, capsys, monkeypatch):
     score = {(line["representation"], line["model"]): line["score"] for line in content["summary"]}
     assert score["disentangled", "lasso"] > score["entangled", "lasso"] + 0.4
     assert score["disentangled", "ridge"] == pytest.approx(score["entangled", "ridge"], abs=1e-6)
+    gain = {line["model"]: line["advantage"] for line in content["advantages"]}
+    assert gain["lasso"] == pytest.approx(score["disentangled", "lasso"] - score["entangled", "lasso"])
+    assert gain["ridge"] == pytest.approx(0, abs=1e-6)
     assert "cross-validation" in content["choice"]
     assert {line["published"] for line in content["summary"]} == {0.921, 0.033, 0.406}
     assert "written" in capsys.readouterr().out
