@@ -77,6 +77,29 @@ def test_shared_coefficient_vectors_are_restricted_to_the_support(generator):
     assert len({tuple(row) for row in weights.tolist()}) == 63
 
 
+def least_norm(weights, n_starts=16, steps=800):
+    """Least mean L1 norm of the weights in terms of other codes of unit variance, h = A z with independent z, from random starts."""
+    bases = torch.randn(n_starts, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    optimizer = torch.optim.Adam([bases], lr=0.03)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        norms = torch.linalg.solve(torch.nn.functional.normalize(bases, dim=-1).mT, weights.mT).abs().sum(1).mean(1)
+        optimizer.zero_grad()
+        norms.sum().backward()
+        optimizer.step()
+        schedule.step()
+    return norms.detach().min()
+
+
+def test_shared_vectors_are_sparser_in_other_codes_and_vectors_of_each_support_are_not():
+    supports = BernoulliSupport(6).supports()
+    for shared in (True, False):
+        law = FiniteCoefficients(BernoulliSupport(6), 1, shared=shared)
+        weights = (law.draw_coefficients(supports, 1, torch.Generator()).squeeze(1) * supports).double()
+        found, true = least_norm(weights), weights.abs().sum(1).mean()
+        assert found < 0.99 * true if shared else found > 0.999 * true
+
+
 def test_the_checker_flags_exactly_what_violates_the_condition():
     assert check_supports(BernoulliSupport(6).supports()).satisfied
     assert check_supports(FixedSizeSupport(6, 3).supports()).satisfied
