@@ -78,7 +78,7 @@ def test_shared_coefficient_vectors_are_restricted_to_the_support(generator):
 
 
 def least_norm(weights, n_starts=16, steps=800):
-    """Least mean L1 norm of the weights in terms of other codes of unit variance, h = A z with independent z, from random starts."""
+    """Least mean L1 norm of the weights on codes h = A z of unit variance, for independent z, from random starts."""
     bases = torch.randn(n_starts, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     optimizer = torch.optim.Adam([bases], lr=0.03)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
