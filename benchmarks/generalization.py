@@ -175,11 +175,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = {line["samples"]: line for line in summary if (line["share"], line["representation"], line["model"]) == key}
         cells_of_line = [f"{found[n]['score']:.3f} ± {found[n]['error']:.3f}" for n in sizes]
         lines.append([f"{100 * key[0]:.0f} %", key[1], key[2], *cells_of_line])
+        if key in PUBLISHED:
+            lines.append(["", "", "published", *(found[n]["published"] for n in sizes)])
     table = report.table(("useful", "representation", "model", *(f"n = {n}" for n in sizes)), lines)
-    print(table)
+    gains = advantages(rows)
+    lines = []
+    for share, model in dict.fromkeys((line["share"], line["model"]) for line in gains):
+        found = {line["samples"]: line for line in gains if (line["share"], line["model"]) == (share, model)}
+        lines.append([f"{100 * share:.0f} %", model, *(f"{found[n]['advantage']:.3f} ± {found[n]['error']:.3f}" for n in sizes)])
+    gain_table = report.table(("useful", "model", *(f"n = {n}" for n in sizes)), lines)
+    print(f"{table}\n\nDisentangled less entangled, paired:\n\n{gain_table}")
     notes = f"Mean ± standard error over {options.seeds} seeds. Chosen: {CHOICE}."
-    content = {"choice": CHOICE, "seeds": options.seeds, "summary": summary, "rows": rows}
-    report.write(output, content, f"{table}\n\n{notes}")
+    content = {"choice": CHOICE, "seeds": options.seeds, "summary": summary, "advantages": gains, "rows": rows}
+    report.write(output, content, f"{table}\n\nDisentangled less entangled, on the same tasks:\n\n{gain_table}\n\n{notes}")
     generalization_figure(summary, output.with_suffix(".svg"))
 
 
@@ -196,6 +204,22 @@ def summarise(rows: Sequence[report.Row]) -> list[report.Row]:
         line = {"share": share, "samples": samples, "representation": representation, "model": model}
         summary.append({**line, "score": score, "error": error, "published": published})
     return summary
+
+
+def advantages(rows: Sequence[report.Row]) -> list[report.Row]:
+    """Score on the factors less score on their rotation, for each share, number of samples and model: mean over tasks, and the
+    standard error of the paired differences."""
+    scores = {(row["share"], row["samples"], row["model"], row["representation"], row["seed"]): row["score"] for row in rows}
+    differences: dict[tuple[float, int, str], list[float]] = {}
+    for (share, samples, model, representation, seed), score in scores.items():
+        if representation == "disentangled":
+            rotated = scores[share, samples, model, "entangled", seed]
+            differences.setdefault((share, samples, model), []).append(score - rotated)
+    found = []
+    for (share, samples, model), values in differences.items():
+        advantage, error = mean_and_error(values)
+        found.append({"share": share, "samples": samples, "model": model, "advantage": advantage, "error": error})
+    return found
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
     found.add_argument("--learners", nargs="+", choices=tuple(LEARNERS), default=tuple(LEARNERS))
     found.add_argument("--penalties", type=float, nargs="+", help="instead of each learner's own grid")
     found.add_argument("--seeds", type=int, nargs="+", default=range(5))
-    found.add_argument("--steps", type=int, default=3000, help="training steps of 8 tasks with 50 samples")
+    found.add_argument("--steps", type=int, default=2000, help="training steps of 8 tasks with 50 samples")
     found.add_argument("--threads", type=int, default=1)
     found.add_argument("--output", type=Path, help=f"default: benchmarks/results/{name}_DATA.json")
     return found

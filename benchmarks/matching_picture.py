@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rho", type=float, default=0.0)
     parser.add_argument("--lambda-ratio", type=float, default=MODELS["inner Lasso"], help="of the inner Lasso")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=report.FOLDER / "matching_picture.json")
     options = parser.parse_args(arguments)

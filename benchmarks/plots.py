@@ -113,11 +113,11 @@ def generalization_figure(summary: Sequence[Row], path: Path) -> None:
 
 
 def violations_figure(summary: Sequence[Row], path: Path) -> None:
-    """MCC and R for each task law."""
+    """MCC and R for each correlation and task law."""
     figure, axes = _figure(1, columns=1)
     if figure is None:
         return
-    laws = [line["law"] for line in summary]
+    laws = [f"{line['law']}, rho {line['rho']:g}" for line in summary]
     for shift, name, color in ((-0.2, "mcc", "C0"), (0.2, "r", "lightgray")):
         position = [number + shift for number in range(len(summary))]
         values, errors = [line[name] for line in summary], [line[f"{name}_error"] for line in summary]

@@ -54,6 +54,7 @@ LAWS: dict[str, Callable[[], TaskLaw]] = {
     "blocks of 2": lambda: BlockSupport(N_FACTORS, 2),
     "blocks of 3": lambda: BlockSupport(N_FACTORS, 3),
     "blocks of 6": lambda: BlockSupport(N_FACTORS, 6),
+    "one vector for all supports": lambda: FiniteCoefficients(BernoulliSupport(N_FACTORS), 1, shared=True),
     "one vector per support": lambda: FiniteCoefficients(BernoulliSupport(N_FACTORS), 1),
     "dense Gaussian": lambda: DenseCoefficients(N_FACTORS),
     "dense Laplace": lambda: DenseCoefficients(N_FACTORS, "laplace"),

@@ -32,6 +32,9 @@ def test_generalization(tmp_path, capsys, monkeypatch):
     score = {(line["representation"], line["model"]): line["score"] for line in content["summary"]}
     assert score["disentangled", "lasso"] > score["entangled", "lasso"] + 0.4
     assert score["disentangled", "ridge"] == pytest.approx(score["entangled", "ridge"], abs=1e-6)
+    gain = {line["model"]: line["advantage"] for line in content["advantages"]}
+    assert gain["lasso"] == pytest.approx(score["disentangled", "lasso"] - score["entangled", "lasso"])
+    assert gain["ridge"] == pytest.approx(0, abs=1e-6)
     assert "cross-validation" in content["choice"]
     assert {line["published"] for line in content["summary"]} == {0.921, 0.033, 0.406}
     assert "written" in capsys.readouterr().out
@@ -76,7 +79,7 @@ def test_identifiability_merges_runs(tmp_path, capsys):
 
 
 def test_violations_say_what_the_checker_says(tmp_path):
-    flags = ["--steps", "2", "--seeds", "0", "--penalties", "0.1", "--output", str(tmp_path / "v.json")]
+    flags = ["--steps", "2", "--seeds", "0", "--penalties", "0.1", "--rho", "0.5", "--output", str(tmp_path / "v.json")]
     violations.main([*flags, "--laws", "sparse", "blocks of 2", "one vector per support"])
     found = {line["law"]: line for line in json.loads((tmp_path / "v.json").read_text())["summary"]}
     assert found["sparse"]["checker"] == found["one vector per support"]["checker"] == "sufficient support variability holds"

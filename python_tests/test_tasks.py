@@ -27,6 +27,7 @@ LAWS = [
     DenseCoefficients(6),
     DenseCoefficients(6, "laplace"),
     FiniteCoefficients(BernoulliSupport(6), 3),
+    FiniteCoefficients(BernoulliSupport(6), 3, shared=True),
 ]
 
 
@@ -68,6 +69,35 @@ def test_few_coefficient_vectors(generator):
     assert len({tuple(row) for row in weights.tolist()}) == 6 * 3
     other = FiniteCoefficients(FixedSizeSupport(4, 2), 3, seed=1).draw(5000, generator).squeeze(1)
     assert not {tuple(row) for row in weights.tolist()} & {tuple(row) for row in other.tolist()}
+
+
+def test_shared_coefficient_vectors_are_restricted_to_the_support(generator):
+    weights = FiniteCoefficients(BernoulliSupport(6), 1, shared=True).draw(5000, generator).squeeze(1)
+    assert [len(set(column[column != 0].tolist())) for column in weights.mT] == [1] * 6
+    assert len({tuple(row) for row in weights.tolist()}) == 63
+
+
+def least_norm(weights, n_starts=16, steps=800):
+    """Least mean L1 norm of the weights on codes h = A z of unit variance, for independent z, from random starts."""
+    bases = torch.randn(n_starts, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    optimizer = torch.optim.Adam([bases], lr=0.03)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        norms = torch.linalg.solve(torch.nn.functional.normalize(bases, dim=-1).mT, weights.mT).abs().sum(1).mean(1)
+        optimizer.zero_grad()
+        norms.sum().backward()
+        optimizer.step()
+        schedule.step()
+    return norms.detach().min()
+
+
+def test_shared_vectors_are_sparser_in_other_codes_and_vectors_of_each_support_are_not():
+    supports = BernoulliSupport(6).supports()
+    for shared in (True, False):
+        law = FiniteCoefficients(BernoulliSupport(6), 1, shared=shared)
+        weights = (law.draw_coefficients(supports, 1, torch.Generator()).squeeze(1) * supports).double()
+        found, true = least_norm(weights), weights.abs().sum(1).mean()
+        assert found < 0.99 * true if shared else found > 0.999 * true
 
 
 def test_the_checker_flags_exactly_what_violates_the_condition():

@@ -182,11 +182,18 @@ class FiniteCoefficients(TaskLaw):
 
     Violates the theorem's condition on coefficients given the support, not the one on supports. Needs a law with at most about
     a million supports.
+
+    Args:
+        shared: every support takes its coefficients from the same `n_vectors` vectors over all factors, and a factor always
+            has the same few coefficients. Then mixed representations can be as sparse as the factors: of w1 z1, w2 z2 and
+            w1 z1 + w2 z2, one each is a code by itself whether the codes are z1 and z2 or z1 and w1 z1 + w2 z2. Vectors of each
+            support's own leave, with many supports, no other representation that is sparse on all of them.
     """
 
     law: TaskLaw
     n_vectors: int
     seed: int = 0
+    shared: bool = False
     _vectors: Tensor = field(init=False, repr=False, compare=False)
     _rows: dict[int, int] = field(init=False, repr=False, compare=False)
 
@@ -194,8 +201,8 @@ class FiniteCoefficients(TaskLaw):
         _checks.check_integer("n_vectors", self.n_vectors, minimum=1)
         supports = self.law.supports()
         generator = torch.Generator().manual_seed(self.seed)
-        vectors = torch.randn(len(supports), self.n_vectors, self.n_factors, generator=generator)
-        object.__setattr__(self, "_vectors", vectors)
+        vectors = torch.randn(1 if self.shared else len(supports), self.n_vectors, self.n_factors, generator=generator)
+        object.__setattr__(self, "_vectors", vectors.expand(len(supports), -1, -1))
         object.__setattr__(self, "_rows", {code: row for row, code in enumerate(_codes(supports))})
 
     @property
