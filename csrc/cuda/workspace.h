@@ -8,7 +8,11 @@
 SPARSESVM_BEGIN
 namespace gpu {
 
-constexpr int max_model_size = 2048;  // entries of a dense model; beyond, and where it stalls, the first-order method goes on
+#ifndef SPARSESVM_MAX_MODEL_SIZE  // the race check lowers it
+#define SPARSESVM_MAX_MODEL_SIZE 2048
+#endif
+// Entries of a dense model; beyond, and where it stalls, the first-order method goes on.
+constexpr int max_model_size = SPARSESVM_MAX_MODEL_SIZE;
 constexpr int panel_groups = 128;
 
 template <typename N>
