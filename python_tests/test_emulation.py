@@ -189,6 +189,30 @@ def test_a_bad_task_leaves_the_others_unharmed(emulator, rng):
     assert all(torch.equal(a[6], b[6]) for a, b in zip(found, alone, strict=True))
 
 
+def test_a_warm_start_that_is_not_finite_has_a_status(emulator, rng):
+    problem, start = random_problem(rng), torch.full((2, 10, 4), 0.25, dtype=torch.float64)
+    start[0, 3, 0] = torch.nan
+    found = emulator.solve(problem, init_dual=start)
+    assert found.status.tolist() == [StatusCode.NON_FINITE, StatusCode.CONVERGED]
+    assert found.gap[0].isnan()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_several_classes_without_samples(emulator, seed):
+    """Their entries are averaged, which must leave the dual a probability vector for each sample."""
+    rng = np.random.default_rng(seed)
+    problem = dataclasses.replace(random_problem(rng, lambda1=(0.0, 0.2)[seed % 2], dual_reg=0.3 * (seed // 2 % 2)), n_way=8)
+    start = torch.from_numpy(rng.dirichlet(np.ones(8), size=(2, 10))) if seed > 3 else None
+    found, expected = emulator.solve(problem, tol=1e-9, init_dual=start), solve_on_cpu(problem, 1e-9)
+    assert (found.status == StatusCode.CONVERGED).all()
+    assert ((found.dual.sum(-1) - 1).abs() < 1e-12).all()
+    assert ((found.objective - expected.objective).abs() <= found.gap + expected.gap + 1e-12).all()
+
+
+def test_a_limit_that_32_bits_do_not_hold(emulator, rng):
+    assert (emulator.solve(random_problem(rng), max_iter=2**40).status == StatusCode.CONVERGED).all()
+
+
 def test_absent_samples_change_nothing_and_get_the_cpu_dual(emulator, rng):
     problem = random_problem(rng, n_samples=14)
     problem.sample_weight[:, 10:] = 0

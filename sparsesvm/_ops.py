@@ -304,11 +304,12 @@ def _launch(name: str, features: Tensor, sizes: tuple[bool, int, int, int, int, 
         from sparsesvm import _cuda
 
         device = features.device.index
-        plan = (_cuda.solve_plan if name == "solve" else _cuda.diff_plan)(*sizes, device)
-        stream = torch.cuda.current_stream(device).cuda_stream
-        # Freed at once, and by torch's allocator given to later work of the same stream only.
-        workspace = features.new_empty(plan[0], dtype=torch.uint8)
-        getattr(_cuda, name)(*sizes, *arguments, workspace.data_ptr(), *plan, device, stream)
+        with torch.cuda.device(device):
+            plan = (_cuda.solve_plan if name == "solve" else _cuda.diff_plan)(*sizes, device)
+            stream = torch.cuda.current_stream(device).cuda_stream
+            # Freed at once, and by torch's allocator given to later work of the same stream only.
+            workspace = features.new_empty(plan[0], dtype=torch.uint8)
+            getattr(_cuda, name)(*sizes, *arguments, workspace.data_ptr(), *plan, device, stream)
     else:
         n_threads = torch.get_num_threads()
         n_bytes = (_core.solve_workspace if name == "solve" else _core.diff_workspace)(*sizes, n_threads)

@@ -12,7 +12,8 @@ SPARSESVM_HD SPARSESVM_INLINE double soft_threshold_factor(double norm, double l
 }
 
 // Euclidean projection of x on the simplex of the given total, in place, by discarding entries below the running threshold.
-// Entries leave the support for good, so at most k passes are made; entries outside come out as exact zeros.
+// Entries leave the support for good, so at most k passes are made; entries outside come out as exact zeros. NaN stays NaN: as a
+// zero it would leave a row outside the simplex, which no certificate sees.
 SPARSESVM_HD inline void project_simplex(double* x, index k, double total) {
   double top = x[0];
   for (index l = 1; l < k; ++l) top = x[l] > top ? x[l] : top;
@@ -34,7 +35,7 @@ SPARSESVM_HD inline void project_simplex(double* x, index k, double total) {
   }
   for (index l = 0; l < k; ++l) {
     const double value = x[l] - top - threshold;
-    x[l] = value > 0 ? value : 0.0;
+    x[l] = value <= 0 ? 0.0 : value;
   }
 }
 

@@ -41,7 +41,7 @@ class DeviceTeam {
   __device__ int lane() const { return static_cast<int>(threadIdx.x) % lanes; }
 
   __device__ void sync() const { __syncthreads(); }
-  __device__ void warp_sync() const { __syncwarp(); }
+  __device__ double warp_broadcast(double x, int from) const { return __shfl_sync(everyone, x, from); }
 
   // The block's barrier makes its writes the first thread's, whose fence publishes them; the other way round on leaving.
   __device__ void sync_team() const {

@@ -22,6 +22,7 @@ struct Grid {
   index team_bytes, bytes;  // workspace of a team, and of all with their barriers
 };
 
+// The functions below leave `device` current; the caller, who knows what was, keeps that for its own runtime.
 template <typename T>
 Grid solve_grid(const Batch<T>& batch, int device);
 template <typename T>

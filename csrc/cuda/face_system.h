@@ -155,23 +155,27 @@ class FaceSystem {
   // A small multiple of Z'Z makes the factor safe; the refinement steps are proximal-point iterations from zero, which remove that
   // bias and converge to the solution of smallest ||Q||. By the first block.
   SPARSESVM_HD void solve_dense() {
+    const int stride = size_ + 1;
     double trace = 0;
     for (int f = team_.rank(); f < size_; f += team_.size()) trace += s_.matrix[static_cast<index>(f) * size_ + f];
     trace = team_.sum(trace);
     const double ridge = trace > 0 ? 1e-10 * trace / size_ : 1.0;
     for (int e = team_.rank(); e < size_ * size_; e += team_.size()) {
       const int a = e / size_, b = e % size_;
-      s_.factor[e] = s_.matrix[e] + (s_.sample[a] == s_.sample[b] ? (a == b ? 2 * ridge : ridge) : 0.0);
+      s_.factor[static_cast<index>(a) * stride + b] =
+          s_.matrix[e] + (s_.sample[a] == s_.sample[b] ? (a == b ? 2 * ridge : ridge) : 0.0);
     }
-    factor_cholesky(team_, s_.factor, size_, size_, 0.01 * ridge, panel_.group_weight);
     for (int f = team_.rank(); f < size_; f += team_.size()) {
       s_.alpha[f] = 0;
       s_.residual[f] = reduce(d_.right, f);
     }
     team_.sync();
+    append_column(team_, s_.factor, size_, s_.residual);
+    factor_cholesky(team_, s_.factor, size_, stride, 0.01 * ridge, panel_.group_weight);
     for (int step = 0; step < 3; ++step) {
-      solve_cholesky(team_, s_.factor, size_, size_, s_.residual);
-      for (int f = team_.rank(); f < size_; f += team_.size()) s_.alpha[f] += s_.residual[f];
+      if (step > 0) solve_lower(team_, s_.factor, size_, stride, s_.residual);
+      solve_upper(team_, s_.factor, size_, stride, s_.search);
+      for (int f = team_.rank(); f < size_; f += team_.size()) s_.alpha[f] += s_.search[f];
       team_.sync();
       if (step == 2) break;
       for (int f = team_.warp(); f < size_; f += team_.warps()) {

@@ -43,21 +43,6 @@ void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
-// Makes `device` current for a while.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int device) {
-    check(cudaGetDevice(&before_), "cudaGetDevice");
-    if (device != before_) check(cudaSetDevice(device), "cudaSetDevice");
-  }
-  ~DeviceGuard() { cudaSetDevice(before_); }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuard& operator=(const DeviceGuard&) = delete;
-
- private:
-  int before_ = 0;
-};
-
 // Kernels count what lies in one array of a task with 32 bits.
 template <typename T>
 void check_sizes(const Batch<T>& batch) {
@@ -75,12 +60,12 @@ template <class Workspace, class Arguments, typename T>
 Grid make_grid(const Batch<T>& batch, int device) {
   if (batch.n_tasks == 0) return {1, 0, 0, 0};
   check_sizes(batch);
-  const DeviceGuard guard(device);
+  check(cudaSetDevice(device), "cudaSetDevice");
   int processors = 0, per_processor = 0;
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel<Workspace, Arguments>, threads, 0),
-        "occupancy of the kernel");
-  const index resident = std::max<index>(1, index{processors} * per_processor);
+        "the kernels do not run on this device, SPARSESVM_CUDA_ARCHS=native pip install ... compiles them for it");
+  const index resident = index{processors} * per_processor;
   Grid grid{};
   // One block per multiprocessor as far as tasks are few, as more would share its caches.
   const index work = batch.n_samples * batch.n_features / least_work;
@@ -95,7 +80,7 @@ Grid make_grid(const Batch<T>& batch, int device) {
 template <class Workspace, class Arguments>
 void launch(const Arguments& arguments, const Grid& grid, void* workspace, int device, std::uintptr_t stream_address) {
   if (grid.teams == 0) return;
-  const DeviceGuard guard(device);
+  check(cudaSetDevice(device), "cudaSetDevice");
   const auto stream = reinterpret_cast<cudaStream_t>(stream_address);
   check(cudaMemsetAsync(workspace, 0, static_cast<std::size_t>(grid.teams * barrier_bytes), stream), "clearing the barriers");
   const Placement place{static_cast<char*>(workspace), grid.team_bytes, grid.parts, grid.teams};

@@ -62,17 +62,15 @@ class Quadratic {
     double value = gap();
     for (int round = 0; round < rounds && value > target; ++round) {
       value = accelerate(first_burst * (1 + round / 4), value);
-      for (int step = 0; step < 4 && value > target; ++step) {
-        const bool whole = newton();
-        value = gap();
-        if (whole) break;
-      }
+      if (value <= target) break;
+      newton();
+      value = gap();
     }
     return value;
   }
 
  private:
-  static constexpr int first_burst = 20;
+  static constexpr int first_burst = 60;  // with fewer, many Newton steps, each worth some ten of these, go to wrong faces
 
   // Entry of H for two candidates of given samples; the reference candidates' rows are zero.
   SPARSESVM_HD double entry(int a, int i, int b, int i2) const {
@@ -164,22 +162,20 @@ class Quadratic {
   }
 
   // A step towards the minimiser on the face of the entries now positive: all of it if that is feasible, else the better of the
-  // part up to the boundary and its projection on the simplices. True when the face needs no further step: it is minimal, or cannot
-  // be factored.
-  SPARSESVM_HD bool newton() {
+  // part up to the boundary and its projection on the simplices. Nothing moves where the face is minimal or too large.
+  SPARSESVM_HD void newton() {
     collect();
-    if (free_ == 0 || free_ > s_.max_inner) return true;
-    factor();
+    if (free_ == 0 || free_ > s_.max_inner) return;
     for (int f = block_.rank(); f < free_; f += block_.size()) {
-      s_.slope[f] = s_.q[s_.free[f]] - s_.q[s_.base[s_.free_sample[f]]];
-      s_.solution[f] = -s_.slope[f];
+      s_.slope[f] = s_.q[s_.base[s_.free_sample[f]]] - s_.q[s_.free[f]];
     }
     block_.sync();
-    solve_cholesky(block_, s_.reduced, free_, free_, s_.solution);
+    factor();
+    solve_upper(block_, s_.reduced, free_, free_ + 1, s_.solution);
     double decrease = 0;
-    for (int f = block_.rank(); f < free_; f += block_.size()) decrease -= s_.slope[f] * s_.solution[f];
+    for (int f = block_.rank(); f < free_; f += block_.size()) decrease += s_.slope[f] * s_.solution[f];
     decrease = block_.sum(decrease);
-    if (!(decrease > 0)) return true;
+    if (!(decrease > 0)) return;
     expand();
     double longest = 1;
     for (int a = block_.rank(); a < count_; a += block_.size()) {
@@ -199,7 +195,6 @@ class Quadratic {
       }
     }
     move(step, whole ? 1.0 : longest);
-    return whole;
   }
 
   // x += length * step, with the entries that vanish exactly zero, and q with it.
@@ -238,23 +233,26 @@ class Quadratic {
     block_.sync();
   }
 
-  // A small multiple of Z'Z lets the step go a long way, not infinitely far, where the model is linear.
+  // The reduced matrix, with the slope beside it, factored. A small multiple of Z'Z lets the step go a long way, not infinitely
+  // far, where the model is linear.
   SPARSESVM_HD void factor() {
+    const int stride = free_ + 1;
     double trace = 0;
     for (int e = block_.rank(); e < free_ * free_; e += block_.size()) {
       const int f = e / free_, h = e % free_;
       const int i = s_.free_sample[f], i2 = s_.free_sample[h];
       const int a = s_.free[f], b = s_.free[h], base = s_.base[i], base2 = s_.base[i2];
       const double value = entry(a, i, b, i2) - entry(a, i, base2, i2) - entry(base, i, b, i2) + entry(base, i, base2, i2);
-      s_.reduced[e] = value;
+      s_.reduced[static_cast<index>(f) * stride + h] = value;
       trace += f == h ? value : 0.0;
     }
     const double ridge = 1e-12 * block_.sum(trace) / free_;
     for (int f = block_.rank(); f < free_; f += block_.size()) {
       for (int h = s_.first_free[s_.free_sample[f]]; h < s_.first_free[s_.free_sample[f] + 1]; ++h)
-        s_.reduced[static_cast<index>(f) * free_ + h] += f == h ? 2 * ridge : ridge;
+        s_.reduced[static_cast<index>(f) * stride + h] += f == h ? 2 * ridge : ridge;
     }
-    factor_cholesky(block_, s_.reduced, free_, free_, 0.01 * ridge, factor_weight_);
+    append_column(block_, s_.reduced, free_, s_.slope);
+    factor_cholesky(block_, s_.reduced, free_, stride, 0.01 * ridge, factor_weight_);
   }
 
   // From reduced coordinates to a step over the candidates.

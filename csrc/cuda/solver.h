@@ -26,7 +26,7 @@ class Solver {
     Status status = Status::stalled;
     double first_gap = 0, factor = 1;
     int iterations = 0;
-    const int limit = static_cast<int>(arguments.max_iter);
+    const int limit = static_cast<int>(smaller<index>(arguments.max_iter, 1 << 30));
     // Where lambda2 is tiny the dual is nearly a linear program, and Newton steps from far away stall. Then each problem of a
     // sequence starts at the solution of one with ten times its lambda2, and the better of both attempts is kept.
     for (int stage = 0; stage <= last_stage; ++stage) {
@@ -99,13 +99,12 @@ class Solver {
         continue;
       }
       if (searching < 0) {
-        const double at_one = Newton::slope(team_, w_);
-        const double at_zero = searching;
+        const double at_zero = searching, at_one = Newton::slope(team_, w_);
+        const bool too_far = at_one > -0.1 * at_zero;
         searching = 0;
-        if (at_one > -0.1 * at_zero) {
-          Newton::shorten(team_, w_, at_zero, at_one);
-          continue;
-        }
+        if (too_far) Newton::shorten(team_, w_, at_zero, at_one);
+        average_absent_classes(team_, w_, n_absent_);  // not before: the way back is along the step as it was taken
+        if (too_far || n_absent_ > 1) continue;
       }
       certify(team_, task_, state_);
       if (!(state_.gap <= 1e300) || !(state_.objective <= 1e300) || !(total <= 1e300)) return Status::non_finite;
@@ -150,7 +149,6 @@ class Solver {
         if (!(searching < 0)) first_order = 2 * burst;
       }
       fresh = false;
-      if (searching < 0) average_absent_classes(team_, w_, n_absent_);
     }
   }
 

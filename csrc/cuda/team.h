@@ -10,7 +10,7 @@
 //   sum(x), max(x)      over the block, the result for every thread; also a barrier of the block
 //   warp_sum(x)         over the warp, the result for every lane; no barrier
 //   warp_sums(values)   lane l < N gets the sum of values[l] over the warp; no barrier
-//   warp_sync()         barrier of the warp
+//   warp_broadcast(x, lane)   that lane's x for every lane of the warp; no barrier
 //
 // A team is passed by value. Collective calls stand where all threads concerned arrive: loops and branches around them depend on
 // values that are equal for all, either computed by all from the same numbers or read after a barrier. Blocks of a team repeat what

@@ -8,7 +8,11 @@
 SPARSESVM_BEGIN
 namespace gpu {
 
-constexpr int max_model_size = 2048;  // entries of a dense model; beyond, and where it stalls, the first-order method goes on
+#ifndef SPARSESVM_MAX_MODEL_SIZE  // the race check lowers it
+#define SPARSESVM_MAX_MODEL_SIZE 2048
+#endif
+// Entries of a dense model; beyond, and where it stalls, the first-order method goes on.
+constexpr int max_model_size = SPARSESVM_MAX_MODEL_SIZE;
 constexpr int panel_groups = 128;
 
 template <typename N>
@@ -98,8 +102,8 @@ struct ModelArrays {
   double* projected;  // (n k)
   double* matrix;     // (max_inner, max_inner)
   double* gram;       // (gram_size, gram_size)
-  double* reduced;    // (max_inner, max_inner) factor on the face
-  double* slope;      // (max_inner)
+  double* reduced;    // (max_inner + 1, max_inner + 1) factor on the face
+  double* slope;      // (max_inner) down which the free coordinates go
   double* solution;   // (max_inner)
   int* base;          // (n) eliminated candidate of each sample
   int* first_free;    // (n + 1) first of each sample's free candidates
@@ -132,7 +136,7 @@ struct ModelArrays {
     projected = arena.take<double>(n * k);
     matrix = arena.take<double>(square_size);
     gram = arena.take<double>(static_cast<index>(gram_size) * gram_size);
-    reduced = arena.take<double>(square_size);
+    reduced = arena.take<double>(square_size + 2 * max_inner + 1);
     slope = arena.take<double>(max_inner);
     solution = arena.take<double>(max_inner);
     base = arena.take<int>(n);
@@ -184,7 +188,7 @@ struct FaceArrays {
   double* search;
   double* image;
   double* matrix;    // (max_size, max_size)
-  double* factor;    // (max_size, max_size)
+  double* factor;    // (max_size + 1, max_size + 1)
   double* gram;      // (n, n), where a matrix is built
   double* rows;      // (n, k)
   double* products;  // (n, k)
@@ -203,7 +207,7 @@ struct FaceArrays {
     search = arena.take<double>(size);
     image = arena.take<double>(size);
     matrix = arena.take<double>(static_cast<index>(max_size) * max_size);
-    factor = arena.take<double>(static_cast<index>(max_size) * max_size);
+    factor = arena.take<double>(static_cast<index>(max_size + 1) * (max_size + 1));
     gram = arena.take<double>(max_size > 0 ? n * n : 0);
     rows = arena.take<double>(n * k);
     products = arena.take<double>(n * k);

@@ -49,7 +49,6 @@ class HostTeam {
 
   void sync() const { machine_.wait(thread_, Scope::block, "sync"); }
   void sync_team() const { machine_.wait(thread_, Scope::team, "sync_team"); }
-  void warp_sync() const { machine_.wait(thread_, Scope::warp, "warp_sync"); }
 
   double sum(double x) const {
     exchange(x, Scope::block, "sum");
@@ -71,6 +70,12 @@ class HostTeam {
     for (int t = 0; t < lanes; ++t) total += slot(thread_ - lane() + t);
     machine_.wait(thread_, Scope::warp, "warp_sum read");
     return total;
+  }
+  double warp_broadcast(double x, int from) const {
+    exchange(x, Scope::warp, "warp_broadcast");
+    const double value = slot(thread_ - lane() + from);
+    machine_.wait(thread_, Scope::warp, "warp_broadcast read");
+    return value;
   }
   template <typename S, int N>
   S warp_sums(const S (&values)[N]) const {

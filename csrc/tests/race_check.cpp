@@ -1,5 +1,7 @@
 // Solves and differentiates a few problems with every emulated thread a thread of its own: run under ThreadSanitizer, which finds
 // what a missing barrier would let happen. Exits with 1 when the answers are not those of the fibers, bit by bit.
+#define SPARSESVM_MAX_MODEL_SIZE 16  // so that a small problem is too large for a dense model
+
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -104,6 +106,7 @@ bool all_agree() {
   bool fine = agree<double>("group penalty", {6, 10, 3, 1, 0.5, 0.3, 0, 0}, {1, 32});
   fine = agree<float>("two blocks, absent samples", {7, 12, 3, 2, 0.4, 0.3, 0.5, 3}, {2, 32}) && fine;
   fine = agree<double>("no group penalty", {6, 8, 2, 1, 0, 0.5, 0, 0}, {1, 32}) && fine;
+  fine = agree<double>("no dense model", {18, 4, 2, 1, 0.3, 5.0, 40.0, 0}, {2, 32}) && fine;
   return fine;
 }
 
