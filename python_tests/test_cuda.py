@@ -237,6 +237,10 @@ def test_a_bad_task_has_a_status_and_leaves_the_others_unharmed():
     assert found.status.tolist() == [StatusCode.NON_FINITE] * 3 + [StatusCode.CONVERGED]
     assert found.weights[:3].isnan().all()
     assert torch.equal(found.weights[3:], expected.weights)
+    start = torch.full((2, 20, 5), 0.2, dtype=torch.float64, device="cuda")
+    start[0] = torch.nan
+    status = solve(features[2:], init_dual=start, on_failure="ignore").status
+    assert status.tolist() == [StatusCode.NON_FINITE, StatusCode.CONVERGED]
     with pytest.raises(sparsesvm.ConvergenceError, match="3 of 4 tasks did not converge"):
         sparsesvm.solve(features, labels, lambda1=0.2, lambda2=lambda2, n_way=5, on_failure="raise")
 
@@ -267,3 +271,4 @@ def test_any_device_of_the_process():
     features = make_features()
     for device in ("cuda:1", "cuda:0"):
         assert_close(gradient(features.to(device)), gradient(features), 1e-9)
+        assert torch.cuda.current_device() == 0
