@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from benchmarks import report
 from benchmarks.plots import representation_figure
-from benchmarks.representation import CHOICE, KEY, LEARNERS, Cell, run, summarise
+from benchmarks.representation import CHOICE, ENCODERS, KEY, LEARNERS, Cell, run, summarise
 
 SETTING = ("data", "rho", "law", "seed", "steps")
 SCORES = (
@@ -33,11 +33,18 @@ SCORES = (
 def parser(description: str | None, name: str) -> argparse.ArgumentParser:
     """The options that the experiments on representations share."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    found.add_argument("--data", choices=("mlp", "scenes"), default="mlp", help="a random network, or rendered pictures")
+    found.add_argument(
+        "--data", choices=tuple(ENCODERS), default="mlp", help="a random network, or rendered pictures (and which encoder)"
+    )
     found.add_argument("--learners", nargs="+", choices=tuple(LEARNERS), default=tuple(LEARNERS))
     found.add_argument("--penalties", type=float, nargs="+", help="instead of each learner's own grid")
     found.add_argument("--seeds", type=int, nargs="+", default=range(5))
-    found.add_argument("--steps", type=int, default=2000, help="training steps of 8 tasks with 50 samples")
+    found.add_argument(
+        "--steps",
+        type=int,
+        default=2000,
+        help="training steps: 8 tasks with 50 samples each; scenes: 4 sets of 50 pictures, 20 tasks on each",
+    )
     found.add_argument("--threads", type=int, default=1)
     found.add_argument("--output", type=Path, help=f"default: benchmarks/results/{name}_DATA.json")
     return found

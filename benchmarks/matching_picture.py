@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from benchmarks import report
 from benchmarks.plots import matching_figure
-from benchmarks.representation import CHOICE, N_FACTORS, SCORED_SAMPLES, Cell, train
+from benchmarks.representation import CHOICE, ENCODERS, N_FACTORS, SCORED_SAMPLES, Cell, train
 from sparsesvm import metrics
 from sparsesvm.bilevel import training
 from sparsesvm.factors import SceneRenderer, UniformBox
@@ -28,7 +28,7 @@ POINTS = 41
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, write JSON and a figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", choices=("mlp", "scenes"), default="scenes")
+    parser.add_argument("--data", choices=tuple(ENCODERS), default="scenes")
     parser.add_argument("--rho", type=float, default=0.0)
     parser.add_argument("--lambda-ratio", type=float, default=MODELS["inner Lasso"], help="of the inner Lasso")
     parser.add_argument("--seed", type=int, default=0)

@@ -18,7 +18,7 @@ from torch import nn
 from benchmarks.report import Row
 from sparsesvm import metrics
 from sparsesvm.bilevel import training
-from sparsesvm.bilevel.encoders import Encoder, conv_encoder, mlp_encoder
+from sparsesvm.bilevel.encoders import Encoder, conv_encoder, mlp_encoder, spatial_encoder
 from sparsesvm.bilevel.learners import InnerLasso, InnerRidge, Learner, OuterL1, SparseSVM
 from sparsesvm.bilevel.tasks import (
     BernoulliSupport,
@@ -64,7 +64,8 @@ LAWS: dict[str, Callable[[], TaskLaw]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What is trained; `data` is "mlp" (Gaussian factors, a random network) or "scenes" (factors on the box, pictures)."""
+    """What is trained; `data` is "mlp" (Gaussian factors, a random network), "scenes" (factors on the box, pictures) or
+    "scenes-strided" (the same with the encoder of the paper)."""
 
     data: str
     rho: float
@@ -74,6 +75,13 @@ class Cell:
     seed: int
     steps: int
 
+
+ENCODERS: dict[str, tuple[Callable[[], Encoder], float]] = {
+    "mlp": (lambda: mlp_encoder(64, N_FACTORS), 1e-3),
+    "scenes": (lambda: spatial_encoder(N_FACTORS), 2e-3),
+    "scenes-strided": (lambda: conv_encoder(RESOLUTION, N_FACTORS), 2e-3),
+}
+"""The encoder for each kind of data, and its learning rate."""
 
 KEY = ("data", "rho", "law", "learner", "penalty", "seed", "steps")
 
@@ -85,16 +93,17 @@ def source(cell: Cell) -> training.TaskSource:
         mixing: nn.Module = RandomMLP(N_FACTORS, 64, seed=cell.seed)
         return training.TaskSource(Gaussian(N_FACTORS, cell.rho), mixing, LAWS[cell.law](), n_way=n_way)
     renderer = SceneRenderer(tuple(name for name in SCENE_FACTORS if name != "shape"), RESOLUTION)
-    return training.TaskSource(BoxGaussian(N_FACTORS, cell.rho), renderer, LAWS[cell.law](), n_way=n_way)
+    latents = BoxGaussian(N_FACTORS, cell.rho)
+    return training.TaskSource(latents, renderer, LAWS[cell.law](), n_tasks=80, n_way=n_way, sharing=20)
 
 
 def train(cell: Cell, after_step: Callable[[float], object] | None = None) -> tuple[Encoder, Learner, training.TaskSource]:
     """The trained encoder of a cell."""
     torch.manual_seed(cell.seed)
-    encoder = mlp_encoder(64, N_FACTORS) if cell.data == "mlp" else conv_encoder(RESOLUTION, N_FACTORS)
-    make, _ = LEARNERS[cell.learner]
-    learner, tasks = make(cell.penalty), source(cell)
-    training.train(encoder, learner, tasks, steps=cell.steps, seed=cell.seed, after_step=after_step)
+    make_encoder, rate = ENCODERS[cell.data]
+    encoder, make, tasks = make_encoder(), LEARNERS[cell.learner][0], source(cell)
+    learner = make(cell.penalty)
+    training.train(encoder, learner, tasks, steps=cell.steps, learning_rate=rate, seed=cell.seed, after_step=after_step)
     return encoder, learner, tasks
 
 
@@ -111,7 +120,7 @@ def run(cell: Cell, after_step: Callable[[float], object] | None = None) -> list
     row["validation"] = training.validation_error(encoder, learner, tasks, seed=20_000 + cell.seed, n_tasks=VALIDATION_TASKS)
     batch = tasks.draw(torch.Generator().manual_seed(30_000 + cell.seed), 200)
     with torch.no_grad():
-        row["sparsity"] = metrics.sparsity(learner.fit(encoder(batch.observations), batch.targets))
+        row["sparsity"] = metrics.sparsity(learner.fit(batch.features(encoder), batch.targets))
     rows = [{**row, **training.score(factors, codes)._asdict()}]
     if cell.learner == "inner ridge":
         seen = tasks.latents.draw(ICA_SAMPLES, torch.Generator().manual_seed(40_000 + cell.seed))

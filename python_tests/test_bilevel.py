@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from sparsesvm.bilevel.encoders import Encoder, TaskBatchNorm, conv_encoder, mlp_encoder
+from sparsesvm.bilevel.encoders import Encoder, SpatialPooling, TaskBatchNorm, conv_encoder, mlp_encoder, spatial_encoder
 from sparsesvm.bilevel.learners import InnerLasso, InnerRidge, Learner, OuterL1, SparseSVM
 from sparsesvm.bilevel.tasks import BernoulliSupport, FixedSizeSupport
 from sparsesvm.bilevel.training import TaskSource, encode, independent_components, score, train, validation_error
@@ -115,11 +117,28 @@ def test_the_normalised_error_of_a_known_predictor(generator):
     assert OuterL1(0.5).outer_penalty(torch.tensor([[[1.0, -2.0]], [[0.0, 1.0]]])) == 0.5 * 2
 
 
-def test_encoders(generator):
+@pytest.mark.parametrize("encoder", [conv_encoder(32, 7), spatial_encoder(7)], ids=["conv", "spatial"])
+def test_picture_encoders(encoder, generator):
     pictures = SceneRenderer(resolution=32)(UniformBox(7).draw(12, generator)).unflatten(0, (3, 4))
-    features = conv_encoder(32, 7)(pictures)
+    features = encoder(pictures)
     assert features.shape == (3, 4, 7)
-    features.sum().backward()
+    features[..., 0].sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+def test_spatial_pooling_finds_the_peak_of_a_map():
+    pooling = SpatialPooling()
+    maps = torch.zeros(2, 3, 5, 9)
+    maps[0, 1, 4, 2] = maps[1, 2, 1, 8] = 60.0
+    columns, rows, means = pooling(maps).unflatten(1, (3, 3)).unbind(1)
+    torch.testing.assert_close(columns, torch.tensor([[0, -0.5, 0], [0, 0, 1]]))
+    torch.testing.assert_close(rows, torch.tensor([[0, 1, 0], [0, 0, -0.5]]))
+    torch.testing.assert_close(means, torch.tensor([[0, 60, 0], [0, 0, 60]]) / 45)
+    moved = pooling(maps.roll((-1, 1), (2, 3)))[0, [1, 4]]
+    torch.testing.assert_close(moved, torch.tensor([-0.25, 0.5]))
+
+
+def test_encoders(generator):
     assert mlp_encoder(5, 2)(torch.randn(2, 6, 5, generator=generator)).shape == (2, 6, 2)
     with pytest.raises(ValueError, match="resolution must be a multiple of 16; got 40"):
         conv_encoder(40, 2)
@@ -135,3 +154,23 @@ def test_tasks_of_a_source(generator):
     labels = TaskSource(Gaussian(4), lambda z: z, BernoulliSupport(4), n_way=5).draw(generator, 2, 7).targets
     assert labels.shape == (2, 7)
     assert labels.dtype == torch.int64
+
+
+def test_tasks_may_share_their_observations(generator):
+    source = TaskSource(Gaussian(4), lambda z: 2 * z, BernoulliSupport(4), n_tasks=6, n_samples=20, sharing=3)
+    batch = source.draw(generator)
+    assert batch.observations.shape == (2, 20, 4)
+    assert batch.targets.shape == (6, 20, 1)
+    features = batch.features(Encoder(nn.Identity(), 4).eval())
+    assert features.shape == (6, 20, 4)
+    weights = torch.linalg.lstsq(features, batch.targets).solution
+    residual = batch.targets - features @ weights
+    assert (residual.norm(dim=1) < 0.11 * batch.targets.norm(dim=1)).all()
+    assert (weights[:3] - weights[0]).norm(dim=1).max() > 0.1
+    with pytest.raises(ValueError, match="n_tasks must be a multiple of sharing = 3; got 8"):
+        source.draw(generator, 8)
+
+
+def test_sharing_observations_trains_the_encoder(source):
+    shared = replace(source, tasks=BernoulliSupport(3), n_tasks=24, sharing=8)
+    assert trained(InnerLasso(0.3), shared, steps=300) > 0.98

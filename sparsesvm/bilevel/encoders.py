@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sparsesvm import _checks
 
-__all__ = ["Encoder", "TaskBatchNorm", "conv_encoder", "mlp_encoder"]
+__all__ = ["Encoder", "SpatialPooling", "TaskBatchNorm", "conv_encoder", "mlp_encoder", "spatial_encoder"]
 
 
 class TaskBatchNorm(nn.Module):
@@ -81,3 +81,33 @@ def conv_encoder(resolution: int, n_features: int, channels: int = 3) -> Encoder
         ),
         n_features,
     )
+
+
+class SpatialPooling(nn.Module):
+    """Where each map responds and how strongly: (n, 3 n_maps) of maps (n, n_maps, height, width), namely for every map the column
+    and the row, from -1 to 1, averaged with weights exp(scale * map), and its mean. The scale is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """See the class."""
+        height, width = maps.shape[-2:]
+        weights = (self.scale * maps).flatten(2).softmax(-1).unflatten(2, (height, width))
+        columns, rows = torch.linspace(-1, 1, width, device=maps.device), torch.linspace(-1, 1, height, device=maps.device)
+        return torch.cat([weights.sum(2) @ columns, weights.sum(3) @ rows, maps.mean((2, 3))], 1)
+
+
+def spatial_encoder(n_features: int, channels: int = 3) -> Encoder:
+    """Four convolutions, `SpatialPooling`, two linear layers, for pictures of any size from 4 by 4 on.
+
+    What a thing looks like and where it is come apart by construction, so that codes hold for combinations that were rarely or
+    never seen in training, as under correlated factors.
+    """
+    body = nn.Sequential(
+        *(nn.Conv2d(channels, 32, 4, 2, 1), nn.ReLU(), nn.Conv2d(32, 32, 4, 2, 1), nn.ReLU()),
+        *(nn.Conv2d(32, 64, 3, 1, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, 1, 1)),
+        *(SpatialPooling(), nn.Linear(3 * 64, 128), nn.ReLU(), nn.Linear(128, n_features)),
+    )
+    return Encoder(body.to(memory_format=torch.channels_last), n_features)  # type: ignore[call-overload]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -35,10 +35,16 @@ _CHUNK = 500
 
 
 class TaskBatch(NamedTuple):
-    """Tasks: observations (n_tasks, n_samples, ...); targets (n_tasks, n_samples, n_outputs), or labels (n_tasks, n_samples)."""
+    """Tasks: observations (n_sets, n_samples, ...); targets (n_tasks, n_samples, n_outputs), or labels (n_tasks, n_samples).
+    n_tasks / n_sets consecutive tasks share each set of observations."""
 
     observations: Tensor
     targets: Tensor
+
+    def features(self, encoder: Encoder) -> Tensor:
+        """Features (n_tasks, n_samples, n_features) of every task; each set of observations is encoded once."""
+        encoded: Tensor = encoder(self.observations)
+        return encoded.repeat_interleave(len(self.targets) // len(encoded), 0)
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class TaskSource:
         n_tasks, n_samples: of a batch.
         noise: ratio of the norms of noise and signal in each task.
         n_way: makes classification tasks of this many classes, the largest of n_way noisy outputs; None is regression.
+        sharing: so many tasks have the same observations, which are the costly part where observations are pictures; n_tasks must
+            be a multiple of it.
     """
 
     latents: LatentLaw
@@ -61,18 +69,27 @@ class TaskSource:
     n_samples: int = 50
     noise: float = 0.1
     n_way: int | None = None
+    sharing: int = 1
 
     def draw(self, generator: torch.Generator, n_tasks: int | None = None, n_samples: int | None = None) -> TaskBatch:
-        """A batch of tasks, of the size given or of the source's own."""
+        """A batch of tasks, of the size given or of the source's own.
+
+        Raises:
+            ValueError: where the number of tasks is no multiple of `sharing`.
+        """
         n_tasks, n_samples = n_tasks or self.n_tasks, n_samples or self.n_samples
-        factors = self.latents.draw(n_tasks * n_samples, generator)
+        n_sets, left = divmod(n_tasks, self.sharing)
+        if left:
+            raise ValueError(f"n_tasks must be a multiple of sharing = {self.sharing}; got {n_tasks}")
+        factors = self.latents.draw(n_sets * n_samples, generator)
         weights = self.tasks.draw(n_tasks, generator, self.n_way or 1)
-        targets = noisy_targets(factors.unflatten(0, (n_tasks, n_samples)), weights, self.noise, generator)
+        of_tasks = factors.unflatten(0, (n_sets, n_samples)).repeat_interleave(self.sharing, 0)
+        targets = noisy_targets(of_tasks, weights, self.noise, generator)
         if self.n_way is not None:
             targets = targets.argmax(-1)
         with torch.no_grad():
             observations = self.mixing(factors)
-        return TaskBatch(observations.unflatten(0, (n_tasks, n_samples)), targets)
+        return TaskBatch(observations.unflatten(0, (n_sets, n_samples)), targets)
 
 
 def train(
@@ -104,7 +121,7 @@ def train(
     encoder.train()
     for _ in range(steps):
         batch = source.draw(generator)
-        features = encoder(batch.observations)
+        features = batch.features(encoder)
         support = query = features, batch.targets
         if split:
             half = features.shape[1] // 2
@@ -132,13 +149,13 @@ def validation_error(
     """Error on new samples of new tasks after fitting on few samples, the loss by which models are chosen; lower is better.
 
     With as many samples as in training every linearly equivalent representation predicts alike, so the training loss cannot
-    tell them apart; with few it can. The predictor is the learner's kind, with the best penalty of a grid
-    (`Learner.variants`), the same for every encoder. No true factor is looked at.
+    tell them apart; with few it can. Every task has observations of its own. The predictor is the learner's kind, with the best
+    penalty of a grid (`Learner.variants`), the same for every encoder. No true factor is looked at.
     """
     generator = torch.Generator().manual_seed(seed)
-    batch = source.draw(generator, n_tasks, n_support + n_query)
+    batch = replace(source, sharing=1).draw(generator, n_tasks, n_support + n_query)
     with torch.no_grad():
-        features = encoder(batch.observations)
+        features = batch.features(encoder)
         parts = features[:, :n_support], batch.targets[:, :n_support], features[:, n_support:], batch.targets[:, n_support:]
         return min(float(variant.error(*parts).mean()) for variant in learner.variants())
 
