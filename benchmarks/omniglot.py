@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--heads", nargs="+", default=list(HEADS), choices=list(HEADS), help="the others are compared with the first"
     )
-    parser.add_argument("--epochs", type=int, default=22, help="of the configuration's learning rate schedule too")
+    parser.add_argument("--epochs", type=int, default=40, help="of the configuration's learning rate schedule too")
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--runs", default="runs/omniglot-heads", help="folder of the training runs")
     parser.add_argument("--output", type=Path, default=report.FOLDER, help="folder of the tables")
