@@ -1,7 +1,7 @@
 """One cell of the experiments on learnt representations: train an encoder on a stream of tasks, validate it, score its codes.
 
-Everything that is chosen is chosen on the validation error of new tasks (`sparsesvm.bilevel.training.validation_error`); scores
-against the true factors are computed afterwards and choose nothing.
+Penalties are chosen on the validation error of new tasks (`sparsesvm.bilevel.training.validation_error`); scores against the true
+factors are computed afterwards. The one choice that was made on scores is named in `CHOICE`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ WAY = 3
 SCORED_SAMPLES, ICA_SAMPLES, VALIDATION_TASKS = 10_000, 20_000, 400
 CHOICE = (
     "penalty per seed: least validation error (6 support samples of 400 new in-distribution tasks, penalty of the validation "
-    "predictor the best of a fixed grid); steps, learning rate, width: fixed in advance; no score chooses anything"
+    "predictor the best of a fixed grid); steps, learning rate, width: fixed in advance; of scenes, the encoder and how many "
+    "tasks share pictures: settled beforehand on scores of seed 0; apart from that no score chooses anything"
 )
 
 LEARNERS: dict[str, tuple[Callable[[float], Learner], tuple[float, ...]]] = {
@@ -62,6 +63,14 @@ LAWS: dict[str, Callable[[], TaskLaw]] = {
 """Task laws of the experiments."""
 
 
+ENCODERS: dict[str, tuple[Callable[[], Encoder], float]] = {
+    "mlp": (lambda: mlp_encoder(64, N_FACTORS), 1e-3),
+    "scenes": (lambda: spatial_encoder(N_FACTORS), 2e-3),
+    "scenes-strided": (lambda: conv_encoder(RESOLUTION, N_FACTORS), 2e-3),
+}
+"""The encoder for each kind of data, and its learning rate."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """What is trained; `data` is "mlp" (Gaussian factors, a random network), "scenes" (factors on the box, pictures) or
@@ -75,13 +84,6 @@ class Cell:
     seed: int
     steps: int
 
-
-ENCODERS: dict[str, tuple[Callable[[], Encoder], float]] = {
-    "mlp": (lambda: mlp_encoder(64, N_FACTORS), 1e-3),
-    "scenes": (lambda: spatial_encoder(N_FACTORS), 2e-3),
-    "scenes-strided": (lambda: conv_encoder(RESOLUTION, N_FACTORS), 2e-3),
-}
-"""The encoder for each kind of data, and its learning rate."""
 
 KEY = ("data", "rho", "law", "learner", "penalty", "seed", "steps")
 

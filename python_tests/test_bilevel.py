@@ -169,6 +169,8 @@ def test_tasks_may_share_their_observations(generator):
     assert (weights[:3] - weights[0]).norm(dim=1).max() > 0.1
     with pytest.raises(ValueError, match="n_tasks must be a multiple of sharing = 3; got 8"):
         source.draw(generator, 8)
+    with pytest.raises(ValueError, match="sharing must be at least 1 and below"):
+        replace(source, sharing=0)
 
 
 def test_sharing_observations_trains_the_encoder(source):

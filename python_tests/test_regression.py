@@ -336,6 +336,9 @@ def test_failures_are_reported(generator):
     features[1, 3, 2] = math.nan
     with pytest.raises(ValueError, match="features and targets must be finite; task 1 holds NaN"):
         sparse_regression(features, targets, lambda1=0.1)
+    targets[0, 5] = math.inf
+    with pytest.raises(ValueError, match="features and targets must be finite; task 0 holds NaN or infinity"):
+        sparse_regression(features[:1], targets[:1], lambda1=0.1)
 
 
 @pytest.mark.parametrize(

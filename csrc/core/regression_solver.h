@@ -41,9 +41,10 @@ class RegressionSolver {
       collect_active();
       task_.compute_residual(active_, n_active_);  // afresh: no rounding errors pile up
       gap = certificate(everything_, m);
+      // The weights of the last penalty of `approach` may pass too, but are less exact than a Newton step makes them. An infinite gap
+      // is within an infinite tolerance.
       if (!std::isfinite(gap) || !std::isfinite(start)) status = Status::non_finite;
-      // The weights of the last penalty of `approach` may pass too, but are less exact than a Newton step makes them.
-      if (gap <= tolerance_ && (iteration > 0 || n_active_ == 0)) status = Status::converged;
+      else if (gap <= tolerance_ && (iteration > 0 || n_active_ == 0)) status = Status::converged;
       idle = gap < 0.9 * best ? 0 : idle + 1;
       if (idle == max_idle) status = Status::stalled;
       if (status != Status::max_iter || iteration == a.max_iter) break;

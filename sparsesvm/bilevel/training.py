@@ -71,6 +71,9 @@ class TaskSource:
     n_way: int | None = None
     sharing: int = 1
 
+    def __post_init__(self) -> None:
+        _checks.check_integer("sharing", self.sharing, minimum=1)
+
     def draw(self, generator: torch.Generator, n_tasks: int | None = None, n_samples: int | None = None) -> TaskBatch:
         """A batch of tasks, of the size given or of the source's own.
 
