@@ -12,7 +12,15 @@ import sparsesvm
 from benchmarks.problems import episode
 from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead
 
-HEADS = [SparseSVMHead, lambda: SparseSVMHead(0.0), lambda: SparseSVMHead(0.2, refit=True), RidgeHead, PrototypeHead]
+HEADS = [
+    SparseSVMHead,
+    lambda: SparseSVMHead(0.0),
+    lambda: SparseSVMHead(0.2, refit=True),
+    lambda: SparseSVMHead(0.1, refit=True, max_active=0.4, normalize="each"),
+    RidgeHead,
+    PrototypeHead,
+    lambda: PrototypeHead(normalize="each"),
+]
 
 
 @pytest.fixture
@@ -148,6 +156,10 @@ def test_copies_and_states_leave_the_last_solution_behind(data):
         (lambda: SparseSVMHead(lambda2=0.0), "lambda2 must be positive"),
         (lambda: RidgeHead(lambda2=-1.0), "lambda2 must be positive"),
         (lambda: PrototypeHead(scale=0.0), "scale must be positive"),
+        (lambda: SparseSVMHead(max_active=0.5), r"max_active must lie in \(0, 1\], and less than 1 needs refit=True; got 0.5"),
+        (lambda: SparseSVMHead(refit=True, max_active=1.5), r"max_active must lie in \(0, 1\].*got 1.5"),
+        (lambda: SparseSVMHead(refit=True, max_active=0.0), "max_active must be positive"),
+        (lambda: RidgeHead(normalize="all"), r"normalize must be True, False or \"each\"; got 'all'"),
         (lambda: SparseSVMHead(lambda2=float("nan")), "lambda2 must be positive and finite; got nan"),
     ],
 )
@@ -191,6 +203,57 @@ def test_refit_has_the_gradient_of_the_selected_features_alone(data):
     assert 0 < used.sum() < 60
     assert (leaf.grad[:, ~used] == 0).all()
     torch.testing.assert_close(leaf.grad[:, used], alone.grad, rtol=1e-5, atol=1e-6 * float(alone.grad.abs().max()))
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_max_active_keeps_the_largest_weights(data, group_size):
+    _, support, labels, _ = (part.double() if part.is_floating_point() else part for part in data)
+    options = {"lambda2": 0.1, "group_size": group_size, "tol": 1e-11}
+    head = SparseSVMHead(0.05, refit=True, max_active=0.25, center=False, normalize=False, **options)
+    first = sparsesvm.solve(support, labels, lambda1_ratio=0.05, **options)
+    norms = first.weights.norm(dim=-2).unflatten(-1, (-1, group_size)).norm(dim=-1)
+    most = 15 // group_size
+    assert first.active.sum() > most
+    fitted = head.fit(support, labels)
+    kept = head.last_solution.active
+    assert kept.sum() == most
+    assert norms[kept].min() > norms[~kept].max()
+    columns = kept.repeat_interleave(group_size)
+    alone = sparsesvm.solve(support[:, columns], labels, lambda1=0.0, **options)
+    torch.testing.assert_close(fitted.weights[:, columns], alone.weights, rtol=1e-6, atol=1e-8)
+    assert (fitted.weights[:, ~columns] == 0).all()
+
+
+def test_max_active_bounds_every_task_and_adds_none(data):
+    query, support, labels, _ = data
+    tasks = torch.stack([support, support * torch.linspace(0.1, 2, 60), support.flip(-1)])
+    for ratio in (0.0, 0.05, 0.3, 1.0):
+        bounded, free = (SparseSVMHead(ratio, refit=True, max_active=share) for share in (0.1, 1.0))
+        for head in (bounded, free):
+            head(query.expand(3, -1, -1), tasks, labels.expand(3, -1))
+        used, all_used = bounded.last_solution.active, free.last_solution.active
+        assert torch.equal(used.sum(-1), all_used.sum(-1).clamp(max=6))
+        assert (used <= all_used).all()
+    # At least one feature may always be used, and no rounding costs one: 0.29 * 100 is below 29 in floating point.
+    wide = torch.nn.functional.pad(support, (0, 40)) + 0.01 * torch.arange(100.0).cos()  # 100 features
+    for share, most in ((1e-3, 1), (0.29, 29)):
+        head = SparseSVMHead(0.0, refit=True, max_active=share, center=False)
+        head.fit(wide, labels)
+        assert head.last_solution.active.sum() == most
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_each_sample_is_divided_by_its_own_norm(data, make):
+    query, support, labels, _ = data
+    head, plain = make(), make()
+    head.normalize, plain.normalize, plain.center = "each", False, False
+    mean = support.mean(0)
+    unit = [torch.nn.functional.normalize(part - mean, dim=-1) for part in (query, support)]
+    torch.testing.assert_close(head(query, support, labels), plain(*unit, labels), rtol=1e-4, atol=1e-4)
+    # Without centring, the lengths of the samples do not matter.
+    head.center = False
+    longer = [part * torch.linspace(0.1, 5, len(part)).unsqueeze(-1) for part in (query, support)]
+    torch.testing.assert_close(head(*longer, labels), head(query, support, labels), rtol=1e-3, atol=1e-3)
 
 
 def test_penalties_are_learnt(data):

@@ -70,7 +70,7 @@ def test_usage_counts_tasks_and_a_larger_ratio_uses_less():
 
 def test_a_head_at_another_ratio_differs_in_nothing_else():
     features, labels = clusters()
-    head = SparseSVMHead(0.3, lambda2=0.2, dual_reg=0.1, refit=True, center=False, learn_penalties=True)
+    head = SparseSVMHead(0.3, lambda2=0.2, dual_reg=0.1, refit=True, max_active=0.1, center=False, learn_penalties=True)
     methods = {
         "changed": Method(features, at_ratio(head, 0.1)),
         "made": Method(features, SparseSVMHead(0.1, lambda2=0.2, dual_reg=0.1, refit=True, center=False)),

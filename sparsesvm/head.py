@@ -12,15 +12,17 @@ All heads share one call, so that one training script can swap them::
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sparsesvm import _checks, functional
+from sparsesvm import _checks, functional, reference
 from sparsesvm.results import Solution
 
 __all__ = ["FittedHead", "PrototypeHead", "RidgeHead", "SparseSVMHead"]
+
+Normalize = bool | Literal["each"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,9 @@ class FittedHead:
         weights: (..., n_way, n_features).
         bias: (..., n_way), or None.
         mean: (..., 1, n_features), subtracted from every query; None when the head does not centre.
-        norm: (..., 1, 1), divides every query; None when the head does not normalise.
+        norm: (..., 1, 1), divides every query; None when the head does not normalise, or normalises each sample.
         scale: the logit scale.
+        each: every query is divided by its own norm, after `mean` is subtracted.
     """
 
     weights: Tensor
@@ -40,12 +43,19 @@ class FittedHead:
     mean: Tensor | None
     norm: Tensor | None
     scale: Tensor | float
+    each: bool = False
 
     def decision_function(self, query: Tensor) -> Tensor:
         """Logits (..., n_query, n_way) of the query samples (..., n_query, n_features), in the dtype of `query`."""
         _checks.check_query(query, self.weights, "query")
         with _full_precision(query):
-            features = _standardize(query.to(self.weights.dtype), self.mean, self.norm)
+            features = query.to(self.weights.dtype)
+            if self.mean is not None:
+                features = features - self.mean
+            if self.each:
+                features = features / _norm(features)
+            elif self.norm is not None:
+                features = features / self.norm
             logits = functional.decision_function(features, self.weights)
             if self.bias is not None:
                 logits = logits + self.bias.unsqueeze(-2)
@@ -61,8 +71,10 @@ class _FewShotHead(nn.Module):
 
     log_scale: nn.Parameter | None
 
-    def __init__(self, *, center: bool, normalize: bool, scale: float, learn_scale: bool) -> None:
+    def __init__(self, *, center: bool, normalize: Normalize, scale: float, learn_scale: bool) -> None:
         super().__init__()
+        if normalize not in (True, False, "each"):
+            raise ValueError(f'normalize must be True, False or "each"; got {normalize!r}')
         scale = _checks.check_number("scale", scale, positive=True)
         self.center = center
         self.normalize = normalize
@@ -130,9 +142,10 @@ class _FewShotHead(nn.Module):
             if self.center:
                 mean = _weighted_mean(support, sample_weight)
                 support = support - mean
-            if self.normalize:
-                squared_norm = support.square().sum(-1, keepdim=True)
-                mean_square = _weighted_mean(squared_norm, sample_weight)
+            if self.normalize == "each":
+                support = support / _norm(support)
+            elif self.normalize:
+                mean_square = _weighted_mean(support.square().sum(-1, keepdim=True), sample_weight)
                 # A support set of identical samples is all zero once centred, and stays so.
                 norm = torch.where(mean_square > 0, mean_square, 1.0).sqrt()
                 support = support / norm
@@ -141,7 +154,7 @@ class _FewShotHead(nn.Module):
                 support = support.where(((labels >= 0) & (labels < n_way)).unsqueeze(-1), math.nan)
             weights, bias = self._fit_linear(support, labels, n_way, sample_weight)
             scale = self.scale if self.log_scale is None else self.log_scale.exp()
-            return FittedHead(weights, bias, mean, norm, scale)
+            return FittedHead(weights, bias, mean, norm, scale, self.normalize == "each")
 
     def _fit_linear(
         self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
@@ -169,9 +182,12 @@ class SparseSVMHead(_FewShotHead):
         group_size: features come in consecutive blocks of this size, kept or dropped together.
         center: subtract the mean of the support set from support and query samples.
         normalize: divide both by the root-mean-square norm of the support samples, so that one `lambda2` serves
-            encoders of any output scale.
+            encoders of any output scale. With "each", divide every sample by its own norm instead.
         refit: solve again with lambda1 = 0 on the features that the first solution uses: selection without shrinkage.
             The gradient holds the selected features fixed.
+        max_active: largest share of the features (groups) that a task may use, in (0, 1]; less than 1 needs `refit`. Of the
+            features that the first solution uses, those with the largest weight norms are kept. At one `lambda1_ratio`, tasks
+            with fewer shots or more classes use more features: this bounds all of them.
         dual_reg: weight r of the smoothing term r / (2 lambda2) ||Y - dual||^2; 0 is the exact hinge, 1 the SVM of
             MetaOptNet with C = 1 / lambda2.
         tol: a task has converged when its duality gap is at most `tol` times its number of samples (sum of weights).
@@ -202,8 +218,9 @@ class SparseSVMHead(_FewShotHead):
         lambda2: float = 0.1,
         group_size: int = 1,
         center: bool = True,
-        normalize: bool = True,
+        normalize: Normalize = True,
         refit: bool = False,
+        max_active: float = 1.0,
         dual_reg: float = 0.0,
         tol: float = 1e-6,
         max_iter: int = 100,
@@ -224,6 +241,9 @@ class SparseSVMHead(_FewShotHead):
         self.lambda2 = _checks.check_number("lambda2", lambda2, positive=True)
         self.group_size = group_size
         self.refit = refit
+        self.max_active = _checks.check_number("max_active", max_active, positive=True)
+        if self.max_active > 1 or (self.max_active < 1 and not refit):
+            raise ValueError(f"max_active must lie in (0, 1], and less than 1 needs refit=True; got {max_active}, refit={refit}")
         self.dual_reg = dual_reg
         self.tol = tol
         self.max_iter = max_iter
@@ -237,11 +257,20 @@ class SparseSVMHead(_FewShotHead):
         lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
         solution = self._solve(features, labels, n_way, sample_weight, lambda2, **self._group_penalty())
         if self.refit:
-            used = solution.active.repeat_interleave(self.group_size, -1).unsqueeze(-2)
+            used = self._select(solution).repeat_interleave(self.group_size, -1).unsqueeze(-2)
             # A zero column has zero weights at any lambda1, and the product stops its gradient.
             solution = self._solve(features * used, labels, n_way, sample_weight, lambda2, lambda1=0.0, init_dual=solution.dual)
         self.last_solution = Solution(*(field.detach() for field in solution)) if _outlives_the_call(solution.n_iter) else None
         return solution.weights, None
+
+    def _select(self, solution: Solution) -> Tensor:
+        """The groups to refit on, (..., n_groups): the active ones, or the `max_active` share with the largest weight norms."""
+        most = max(1, math.floor(self.max_active * solution.active.shape[-1] + 1e-9))
+        if most == solution.active.shape[-1]:
+            return solution.active
+        norm = reference.group_norms(solution.weights.detach(), self.group_size)
+        largest = torch.zeros_like(solution.active).scatter(-1, norm.topk(most, -1).indices, True)
+        return solution.active & largest
 
     def _solve(
         self,
@@ -281,7 +310,8 @@ class SparseSVMHead(_FewShotHead):
         learnt = self.log_lambda2 is not None
         return (
             f"{name}={value}, lambda2={self.lambda2}, group_size={self.group_size}, refit={self.refit}, "
-            f"dual_reg={self.dual_reg}, tol={self.tol}, learn_penalties={learnt}, {super().extra_repr()}"
+            f"max_active={self.max_active}, dual_reg={self.dual_reg}, tol={self.tol}, learn_penalties={learnt}, "
+            f"{super().extra_repr()}"
         )
 
 
@@ -303,7 +333,7 @@ class RidgeHead(_FewShotHead):
         *,
         lambda2: float = 0.1,
         center: bool = True,
-        normalize: bool = True,
+        normalize: Normalize = True,
         scale: float = 10.0,
         learn_scale: bool = True,
         learn_penalties: bool = False,
@@ -338,7 +368,9 @@ class PrototypeHead(_FewShotHead):
         center, normalize, scale, learn_scale: as in `SparseSVMHead`.
     """
 
-    def __init__(self, *, center: bool = True, normalize: bool = True, scale: float = 10.0, learn_scale: bool = True) -> None:
+    def __init__(
+        self, *, center: bool = True, normalize: Normalize = True, scale: float = 10.0, learn_scale: bool = True
+    ) -> None:
         super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
 
     def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -379,10 +411,10 @@ def _weighted_mean(values: Tensor, sample_weight: Tensor | None) -> Tensor:
     return (weight * values).sum(-2, keepdim=True) / torch.where(total > 0, total, 1.0)
 
 
-def _standardize(features: Tensor, mean: Tensor | None, norm: Tensor | None) -> Tensor:
-    if mean is not None:
-        features = features - mean
-    return features if norm is None else features / norm
+def _norm(features: Tensor) -> Tensor:
+    """Length of each sample, (..., n, 1); one for a sample of zeros, which stays so."""
+    square = features.square().sum(-1, keepdim=True)
+    return torch.where(square > 0, square, 1.0).sqrt()
 
 
 def _log_parameter(value: float | None) -> nn.Parameter | None:

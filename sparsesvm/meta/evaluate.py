@@ -66,8 +66,9 @@ def default_methods(features: Tensor, ratio: float = 0.2) -> dict[str, Method]:
 
 
 def at_ratio(head: SparseSVMHead, ratio: float) -> SparseSVMHead:
-    """The same head at another lambda1_ratio."""
+    """The same head at another lambda1_ratio, which alone decides how many features are used."""
     changed = copy.deepcopy(head)
+    changed.max_active = 1.0
     changed.lambda1, changed.lambda1_ratio = None, ratio
     changed.log_lambda1 = changed.log_lambda1_ratio = None
     return changed

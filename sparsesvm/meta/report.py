@@ -19,7 +19,7 @@ from sparsesvm.meta.evaluate import Comparison, Method, Score
 from sparsesvm.meta.images import ImageSet
 from sparsesvm.meta.loading import load, load_data
 
-RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+RATIOS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 FIGURE_EPISODES = 100
 SHOTS = (1, 2, 3, 5, 10)
 
@@ -118,7 +118,8 @@ def _name(source: str, sources: Sequence[str]) -> str:
 def _describe(head: evaluate.Head) -> str:
     if isinstance(head, SparseSVMHead):
         penalty = f"ratio {head.lambda1_ratio:g}" if head.lambda1_ratio is not None else f"lambda1 {head.lambda1:g}"
-        return f"sparse SVM ({penalty}{', refit' if head.refit else ''})"
+        bound = f", at most {100 * head.max_active:g} %" if head.max_active < 1 else ""
+        return f"sparse SVM ({penalty}{', refit' if head.refit else ''}{bound})"
     return "ridge" if isinstance(head, RidgeHead) else "prototype"
 
 
