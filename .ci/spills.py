@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parents[1] / "csrc"
-UNITS = ("float32", "float64")
+UNITS = ("float32", "float64", "regression")
 FLAGS = ("-std=c++17", "-O3", f"-I{SOURCES}", "-Werror=all-warnings", "-Xptxas=-v", "-cubin")
 
 _FUNCTION = re.compile(r"Function properties for (\S+)")
@@ -48,14 +48,14 @@ def main() -> None:
 
     nvcc = which("nvcc") or "/usr/local/cuda/bin/nvcc"
     failed = False
-    print("architecture unit     registers of its kernels  functions  with stack or spills")
+    print("architecture unit       registers of its kernels  functions  with stack or spills")
     for architecture in sys.argv[1:] or ["sm_80", "sm_90"]:
         for unit in UNITS:
             kernels, count, faults = parse(compile_unit(nvcc, unit, architecture))
             if not kernels or count < len(kernels):
                 sys.exit("the compiler's report was not understood")
             registers = ", ".join(str(number) for _, number in kernels)
-            print(f"{architecture:12} {unit:8} {registers:25} {count:9d}  {len(faults)}", flush=True)
+            print(f"{architecture:12} {unit:10} {registers:25} {count:9d}  {len(faults)}", flush=True)
             for fault in faults:
                 print(f"  {fault}")
             failed = failed or bool(faults)

@@ -21,15 +21,20 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "benchmarks" / "results" / "gpu_check.json"
-# A small solve and its gradient, with one block per task and with several, for the sanitizer.
+# A small solve and its gradient, with one block per task and with several, and a sparse regression, for the sanitizer.
 SMALL = """
 import torch, sparsesvm
+from sparsesvm.bilevel import sparse_regression
 for sizes in ((3, 10, 40), (1, 40, 3300)):
     generator = torch.Generator().manual_seed(0)
     features = torch.rand(*sizes, generator=generator).cuda().requires_grad_()
     labels = (torch.arange(sizes[1], device="cuda") % 5).expand(sizes[0], -1)
     found = sparsesvm.solve(features, labels, lambda1_ratio=0.3, lambda2=0.5, n_way=5, tol=1e-4, on_failure="ignore")
     found.weights.square().sum().backward()
+    if sizes[0] > 1:
+        targets = features.detach()[..., :4].cumsum(-1)
+        found = sparse_regression(features, targets, lambda_ratio=0.1, on_failure="ignore")
+        found.weights.square().sum().backward()
     torch.cuda.synchronize()
 """
 
@@ -80,7 +85,8 @@ def main() -> None:
     if not arguments.no_build:
         install = [python, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--editable", "."]
         checks.run("build", install, limit=200, SPARSESVM_CUDA="ON", SPARSESVM_CUDA_ARCHS="native")
-    checks.run("tests", [python, "-m", "pytest", "-q", "-m", "cuda", "python_tests/test_cuda.py"], limit=200)
+    tests = ["python_tests/test_cuda.py", "python_tests/test_regression_cuda.py"]
+    checks.run("tests", [python, "-m", "pytest", "-q", "-m", "cuda", *tests], limit=200)
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     # Torch asks the driver for functions that it may lack, which memcheck would count.
     for tool, options in (("memcheck", ["--report-api-errors", "no"]), ("racecheck", []), ("synccheck", [])):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from emulation import Emulator, compile_library
 
 import sparsesvm
 
@@ -35,6 +36,18 @@ def four_threads():
     torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """The CUDA kernels' bodies, compiled for the host."""
+    return compile_library(tmp_path_factory.mktemp("emulation"))
+
+
+@pytest.fixture
+def emulator(library):
+    """One block of 32 threads, in order."""
+    return Emulator(library)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sparsesvm.bilevel.regression import RegressionSolution
 from sparsesvm.results import Solution
 
 SOURCES = Path(__file__).resolve().parents[1] / "csrc"
@@ -69,6 +70,33 @@ class _JvpArguments(ctypes.Structure):
     ]
 
 
+# Those of csrc/core/regression.h.
+class _RegressionBatch(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("n_tasks", "n_samples", "n_features", "n_outputs", "max_active")),
+        ("features", ctypes.c_void_p),
+        ("task_stride", ctypes.c_int64),
+        ("row_stride", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("targets", "lambda1", "lambda2")),
+    ]
+
+
+class _RegressionSolveArguments(ctypes.Structure):
+    _fields_ = [
+        ("batch", _RegressionBatch),
+        ("tol", ctypes.c_double),
+        ("max_iter", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in RegressionSolution._fields),
+    ]
+
+
+class _RegressionVjpArguments(ctypes.Structure):
+    _fields_ = [
+        ("batch", _RegressionBatch),
+        *((name, ctypes.c_void_p) for name in ("weights", "grad_weights", "features", "targets", "lambda1", "lambda2")),
+    ]
+
+
 @dataclass(frozen=True)
 class Problem:
     """A batch (tasks, n, m) with everything in the types that the kernels read."""
@@ -94,6 +122,31 @@ class Problem:
         assert self.labels.dtype == torch.int64 and all(tensor.dtype == torch.float64 for tensor in rest[1:])
         where = (self.features.data_ptr(), self.features.stride(0), self.features.stride(1), *(t.data_ptr() for t in rest))
         return _Batch(tasks, n, m, self.n_way, self.group_size, *where, self.dual_reg)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A batch of sparse regressions: features (tasks, n, m), targets (tasks, n, q), penalties (tasks,) in float64."""
+
+    features: Tensor
+    targets: Tensor
+    lambda1: Tensor
+    lambda2: Tensor
+    max_active: int | None = None
+    """Features for which the derivative keeps a matrix, by default all."""
+
+    @property
+    def suffix(self) -> str:
+        return "float64" if self.features.dtype == torch.float64 else "float32"
+
+    def batch(self) -> _RegressionBatch:
+        assert self.features.stride(-1) == 1
+        tasks, n, m = self.features.shape
+        rest = (self.targets, self.lambda1, self.lambda2)
+        assert all(tensor.is_contiguous() for tensor in rest)
+        assert self.targets.dtype == self.features.dtype and all(tensor.dtype == torch.float64 for tensor in rest[1:])
+        where = (self.features.data_ptr(), self.features.stride(0), self.features.stride(1), *(t.data_ptr() for t in rest))
+        return _RegressionBatch(tasks, n, m, self.targets.shape[-1], self.max_active or m, *where)
 
 
 @dataclass(frozen=True)
@@ -143,7 +196,30 @@ class Emulator:
         self._call("jvp", problem, arguments)
         return out
 
-    def _call(self, name: str, problem: Problem, arguments: ctypes.Structure) -> None:
+    def solve_regression(self, problem: Regression, *, tol: float = 1e-10, max_iter: int = 100) -> RegressionSolution:
+        tasks, _, m = problem.features.shape
+        new = problem.features.new_empty
+        found = RegressionSolution(
+            weights=new(tasks, problem.targets.shape[-1], m),
+            gap=new(tasks, dtype=torch.float64),
+            objective=new(tasks, dtype=torch.float64),
+            n_iter=new(tasks, dtype=torch.int64),
+            status=new(tasks, dtype=torch.int8),
+            active=new((tasks, m), dtype=torch.bool),
+        )
+        arguments = _RegressionSolveArguments(problem.batch(), tol, max_iter, *(field.data_ptr() for field in found))
+        self._call("solve_regression", problem, arguments)
+        return found
+
+    def regression_vjp(self, problem: Regression, weights: Tensor, grad_weights: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of features, targets, lambda1 and lambda2."""
+        inputs = (problem.features, problem.targets, problem.lambda1, problem.lambda2)
+        gradients = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
+        arguments = _RegressionVjpArguments(problem.batch(), *(t.data_ptr() for t in (weights, grad_weights, *gradients)))
+        self._call("regression_vjp", problem, arguments)
+        return gradients
+
+    def _call(self, name: str, problem: Problem | Regression, arguments: ctypes.Structure) -> None:
         function = getattr(self.library, f"{name}_{problem.suffix}")
         if function(ctypes.byref(arguments), self.parts, self.threads, ctypes.c_uint(self.seed)):
             raise RuntimeError(self.library.error_message().decode())

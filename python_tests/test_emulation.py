@@ -11,21 +11,11 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from emulation import FLAGS, SOURCES, Emulator, Problem, compile_library, compiler
+from emulation import FLAGS, SOURCES, Emulator, Problem, compiler
 from test_reference_data import SMALL_CASES, load_small
 
 from benchmarks.problems import adversarial, episode
 from sparsesvm import Solution, StatusCode, _ops
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    return compile_library(tmp_path_factory.mktemp("emulation"))
-
-
-@pytest.fixture
-def emulator(library):
-    return Emulator(library)
 
 
 def problem_of(data, dtype=torch.float64):

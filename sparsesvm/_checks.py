@@ -155,6 +155,27 @@ def check_penalty_range(name: str, value: Tensor, *, positive: bool = False) -> 
         _check_range(name, *extremes, positive)
 
 
+def check_some_penalty(name: str, value: float | Tensor, lambda2: float | Tensor) -> None:
+    """Not both zero; tensors are left to `check_some_penalty_range`."""
+    if not isinstance(value, Tensor) and not isinstance(lambda2, Tensor):
+        _check_some(name, max(float(value), float(lambda2)))
+
+
+def check_some_penalty_range(lambda1: Tensor, lambda2: Tensor) -> None:
+    """Of penalties >= 0, one per task."""
+    extremes = None if lambda1.is_cuda else _extremes(torch.maximum(lambda1, lambda2))
+    if extremes is not None:
+        _check_some("lambda1", extremes[0])
+
+
+def _check_some(name: str, smallest: float) -> None:
+    if smallest == 0:
+        raise ValueError(
+            f"{name} or lambda2 must be positive in every task; got zero for both. "
+            "Least squares without a penalty is the limit of ridge_regression for small lambda2."
+        )
+
+
 def check_ratio(value: float | Tensor, features: Tensor, name: str = "lambda1_ratio") -> None:
     check_penalty(name, value, features)
     if not isinstance(value, Tensor):

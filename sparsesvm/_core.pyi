@@ -101,13 +101,13 @@ def solve_regression(
     n_samples: int,
     n_features: int,
     n_outputs: int,
+    max_active: int,
     features: int,
     task_stride: int,
     row_stride: int,
     targets: int,
     lambda1: int,
     lambda2: int,
-    max_active: int,
     tol: float,
     max_iter: int,
     weights: int,
@@ -127,13 +127,13 @@ def regression_vjp(
     n_samples: int,
     n_features: int,
     n_outputs: int,
+    max_active: int,
     features: int,
     task_stride: int,
     row_stride: int,
     targets: int,
     lambda1: int,
     lambda2: int,
-    max_active: int,
     weights: int,
     grad_weights: int,
     grad_features: int,
@@ -145,8 +145,8 @@ def regression_vjp(
     n_threads: int,
     /,
 ) -> None: ...
-def regression_solve_workspace(
-    is_double: bool, n_tasks: int, n_samples: int, n_features: int, n_outputs: int, n_threads: int, /
+def solve_regression_workspace(
+    is_double: bool, n_tasks: int, n_samples: int, n_features: int, n_outputs: int, max_active: int, n_threads: int, /
 ) -> int: ...
 def regression_vjp_workspace(
     is_double: bool, n_tasks: int, n_samples: int, n_features: int, n_outputs: int, max_active: int, n_threads: int, /

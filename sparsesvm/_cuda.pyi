@@ -1,7 +1,8 @@
 """The compiled solver for CUDA devices. Missing where nvcc was when it was built.
 
-`solve`, `vjp` and `jvp` take the arguments of `_core`'s up to the address of the workspace, on the device; then what the plan says
-(bytes of the workspace and of a team's share, blocks of a team, teams), the device and the stream.
+`solve`, `vjp`, `jvp`, `solve_regression` and `regression_vjp` take the arguments of `_core`'s up to the address of the workspace,
+on the device; then what the plan says (bytes of the workspace and of a team's share, blocks of a team, teams), the device and the
+stream.
 """
 
 from typing import Any
@@ -14,5 +15,13 @@ def solve_plan(
 ) -> tuple[int, int, int, int]: ...
 def diff_plan(
     is_double: bool, n_tasks: int, n_samples: int, n_features: int, n_way: int, group_size: int, device: int, /
+) -> tuple[int, int, int, int]: ...
+def solve_regression(*arguments: float) -> None: ...
+def regression_vjp(*arguments: float) -> None: ...
+def solve_regression_plan(
+    is_double: bool, n_tasks: int, n_samples: int, n_features: int, n_outputs: int, max_active: int, device: int, /
+) -> tuple[int, int, int, int]: ...
+def regression_vjp_plan(
+    is_double: bool, n_tasks: int, n_samples: int, n_features: int, n_outputs: int, max_active: int, device: int, /
 ) -> tuple[int, int, int, int]: ...
 def devices() -> dict[str, Any]: ...

@@ -44,10 +44,7 @@ def solve(
 
     On a CUDA device values are neither checked nor looked at, so that nothing waits for the device, but for a report of failures.
     """
-    if features.is_cuda and on_failure != "ignore" and torch.cuda.is_current_stream_capturing():
-        raise ValueError(
-            f'on_failure must be "ignore" while a CUDA graph is captured, as a report waits for the device; got "{on_failure}"'
-        )
+    check_report(features, on_failure)
     inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
     addresses = _addresses(*inputs)
     sizes = _sizes(features, n_way, group_size)
@@ -61,7 +58,8 @@ def solve(
         init_dual = init_dual.contiguous()
     outputs = _solve_outputs(features, n_way, group_size)
     weights, dual, gap, objective, n_iter, status, active = outputs
-    _launch(
+    launch(
+        "solve",
         "solve",
         features,
         sizes,
@@ -101,8 +99,9 @@ def vjp(
     grad_features, grad_sample_weight, grad_lambda1, grad_lambda2 = outputs
     inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
     weights, dual, grad_weights = weights.contiguous(), dual.contiguous(), grad_weights.contiguous()
-    _launch(
+    launch(
         "vjp",
+        "diff",
         features,
         _sizes(features, weights.shape[-2], group_size),
         *_addresses(*inputs),
@@ -141,8 +140,9 @@ def jvp(
     weights, dual = weights.contiguous(), dual.contiguous()
     tangent_features, tangent_sample_weight = tangent_features.contiguous(), tangent_sample_weight.contiguous()
     tangent_lambda1, tangent_lambda2 = tangent_lambda1.contiguous(), tangent_lambda2.contiguous()
-    _launch(
+    launch(
         "jvp",
+        "diff",
         features,
         _sizes(features, weights.shape[-2], group_size),
         *_addresses(*inputs),
@@ -298,23 +298,31 @@ def _addresses(
     )
 
 
-def _launch(name: str, features: Tensor, sizes: tuple[bool, int, int, int, int, int], *arguments: Any) -> None:
-    """Call the compiled function of that name for the device of the features, with scratch memory."""
+def launch(name: str, scratch: str, features: Tensor, sizes: tuple[int, ...], *arguments: Any) -> None:
+    """Call the compiled function `name` for the device of the features, with the memory that `scratch` asks for."""
     if features.is_cuda:
         from sparsesvm import _cuda
 
         device = features.device.index
         with torch.cuda.device(device):
-            plan = (_cuda.solve_plan if name == "solve" else _cuda.diff_plan)(*sizes, device)
+            plan = getattr(_cuda, f"{scratch}_plan")(*sizes, device)
             stream = torch.cuda.current_stream(device).cuda_stream
             # Freed at once, and by torch's allocator given to later work of the same stream only.
             workspace = features.new_empty(plan[0], dtype=torch.uint8)
             getattr(_cuda, name)(*sizes, *arguments, workspace.data_ptr(), *plan, device, stream)
     else:
         n_threads = torch.get_num_threads()
-        n_bytes = (_core.solve_workspace if name == "solve" else _core.diff_workspace)(*sizes, n_threads)
+        n_bytes = getattr(_core, f"{scratch}_workspace")(*sizes, n_threads)
         workspace = torch.empty(n_bytes, dtype=torch.uint8)
         getattr(_core, name)(*sizes, *arguments, workspace.data_ptr(), n_bytes, n_threads)
+
+
+def check_report(features: Tensor, on_failure: str) -> None:
+    """Before the launch, whether failures can be reported."""
+    if features.is_cuda and on_failure != "ignore" and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            f'on_failure must be "ignore" while a CUDA graph is captured, as a report waits for the device; got "{on_failure}"'
+        )
 
 
 def warn_of_inexact(status: Tensor, what: str = "task") -> None:

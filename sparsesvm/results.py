@@ -36,8 +36,8 @@ _SENTENCES = {
     StatusCode.MAX_ITER: "stopped at the iteration limit; raise max_iter, tol or lambda2",
     StatusCode.STALLED: "stopped where rounding allows no further progress; raise tol or lambda2",
     StatusCode.NON_FINITE: (
-        "the features of present samples hold NaN or infinity, or on a CUDA device labels, weights or penalties are "
-        "out of range; the weights are NaN"
+        "the features of present samples, or a regression's targets, hold NaN or infinity, or on a CUDA device labels, "
+        "weights or penalties are out of range; the weights are NaN"
     ),
 }
 

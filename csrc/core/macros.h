@@ -23,3 +23,12 @@
 #else
 #define SPARSESVM_HD
 #endif
+
+// Functions that a kernel calls from several places, or whose registers should not add up with the caller's: without it kernels
+// take minutes to compile and spill. Their arguments must be values and references into shared or global memory, never to local
+// variables.
+#ifdef __CUDACC__
+#define SPARSESVM_NOINLINE __noinline__
+#else
+#define SPARSESVM_NOINLINE
+#endif

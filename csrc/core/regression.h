@@ -10,12 +10,12 @@ namespace sparsesvm {
 template <typename T>
 struct RegressionBatch {
   index n_tasks, n_samples, n_features, n_outputs;
+  index max_active;   // features in use up to which the derivative keeps a matrix; with more it iterates
   const T* features;  // (n_tasks, n_samples, n_features), strides in elements, last axis contiguous
   index task_stride, row_stride;
   const T* targets;       // (n_tasks, n_samples, n_outputs)
   const double* lambda1;  // (n_tasks,), >= 0
-  const double* lambda2;  // (n_tasks,), >= 0
-  index max_active;       // features in use in any task, or n_features: bounds the memory of the derivative
+  const double* lambda2;  // (n_tasks,), >= 0, positive where lambda1 is zero
 };
 
 template <typename T>

@@ -3,41 +3,38 @@
 
 #include "core/regression_diff.h"
 #include "core/regression_solver.h"
+#include "core/regression_team.h"
 #include "cpu/passes.h"
 
 namespace sparsesvm {
 namespace {
 
-template <typename T>
-index solve_workspace(const RegressionBatch<T>& batch) {
+template <class Worker, typename T>
+index workspace(const RegressionBatch<T>& batch) {
   Arena arena(nullptr, 0);
-  RegressionSolver<Passes, T> solver(batch, arena);
+  Worker worker;
+  worker.take(arena, batch);
   return arena.used();
 }
 
 template <typename T>
-void solve(const RegressionSolveArguments<T>& arguments, index task, void* workspace, index bytes) {
-  Arena arena(workspace, bytes);
-  RegressionSolver<Passes, T> solver(arguments.batch, arena);
-  solver.solve(arguments, task);
+void solve(const RegressionSolveArguments<T>& arguments, index task, void* memory, index bytes) {
+  Arena arena(memory, bytes);
+  RegressionSolver<T> solver;
+  solver.take(arena, arguments.batch);
+  solver.solve(SerialTeam<Passes>(), arguments, task);
 }
 
 template <typename T>
-index vjp_workspace(const RegressionBatch<T>& batch) {
-  Arena arena(nullptr, 0);
-  RegressionDiff<Passes, T> diff(batch, arena);
-  return arena.used();
+void vjp(const RegressionVjpArguments<T>& arguments, index task, void* memory, index bytes) {
+  Arena arena(memory, bytes);
+  RegressionDiff<T> diff;
+  diff.take(arena, arguments.batch);
+  diff.vjp(SerialTeam<Passes>(), arguments, task);
 }
 
 template <typename T>
-void vjp(const RegressionVjpArguments<T>& arguments, index task, void* workspace, index bytes) {
-  Arena arena(workspace, bytes);
-  RegressionDiff<Passes, T> diff(arguments.batch, arena);
-  diff.vjp(arguments, task);
-}
-
-template <typename T>
-constexpr RegressionKernels<T> table{solve_workspace<T>, solve<T>, vjp_workspace<T>, vjp<T>};
+constexpr RegressionKernels<T> table{workspace<RegressionSolver<T>, T>, solve<T>, workspace<RegressionDiff<T>, T>, vjp<T>};
 
 }  // namespace
 

@@ -1,10 +1,7 @@
 // The Python module `sparsesvm._cuda`: as `_core`, for addresses on a CUDA device.
-#include <pybind11/pybind11.h>
+#include "cuda/bindings.h"
 
-#include <tuple>
-
-#include "binding_arguments.h"
-#include "cuda/driver.h"
+#include "regression_bindings.h"
 
 namespace py = pybind11;
 
@@ -12,14 +9,6 @@ namespace {
 
 using namespace sparsesvm::binding;
 using sparsesvm::index;
-using sparsesvm::cuda::Grid;
-
-// Bytes of workspace, and how the work is spread: the last arguments of every launch.
-using Plan = std::tuple<index, index, int, int>;
-Plan plan(const Grid& grid) { return {grid.bytes, grid.team_bytes, grid.parts, grid.teams}; }
-
-#define LAUNCH_PARAMETERS address workspace, index bytes, index team_bytes, int parts, int teams, int device, address stream
-#define LAUNCH Grid{parts, teams, team_bytes, bytes}, at<void>(workspace), device, stream
 
 void solve(bool is_double, PROBLEM_PARAMETERS, double tol, index max_iter, address init_dual, address weights, address dual,
            address gap, address objective, address n_iter, address status, address active, LAUNCH_PARAMETERS) {
@@ -84,4 +73,5 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("solve_plan", &solve_plan);
   module.def("diff_plan", &diff_plan);
   module.def("devices", &devices);
+  bind_regression(module);
 }

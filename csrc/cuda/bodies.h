@@ -16,8 +16,8 @@ struct Assignment {
 };
 
 // Bytes one team needs.
-template <class Workspace, typename T>
-index workspace_bytes(const Batch<T>& batch) {
+template <class Workspace, class Batch>
+index workspace_bytes(const Batch& batch) {
   Arena arena(nullptr, 0);
   Workspace measured;
   measured.take(arena, batch);
@@ -25,8 +25,8 @@ index workspace_bytes(const Batch<T>& batch) {
   return (arena.used() + page - 1) / page * page;
 }
 
-template <class Workspace, typename T, class Team>
-SPARSESVM_HD void lay_out(Team team, Workspace& shared, const Batch<T>& batch, const Assignment& assignment) {
+template <class Workspace, class Batch, class Team>
+SPARSESVM_HD void lay_out(Team team, Workspace& shared, const Batch& batch, const Assignment& assignment) {
   if (team.rank() == 0) {
     Arena arena(assignment.memory, assignment.bytes);
     shared.take(arena, batch);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/problem.h"
+#include "core/regression.h"
 
 namespace sparsesvm::cuda {
 
@@ -27,6 +28,10 @@ template <typename T>
 Grid solve_grid(const Batch<T>& batch, int device);
 template <typename T>
 Grid diff_grid(const Batch<T>& batch, int device);
+template <typename T>
+Grid solve_grid(const RegressionBatch<T>& batch, int device);
+template <typename T>
+Grid vjp_grid(const RegressionBatch<T>& batch, int device);
 
 // Launch on `stream` of `device`. `workspace` holds grid.bytes on the device. Throws std::runtime_error when the launch fails.
 template <typename T>
@@ -35,5 +40,9 @@ template <typename T>
 void vjp(const VjpArguments<T>& arguments, const Grid& grid, void* workspace, int device, std::uintptr_t stream);
 template <typename T>
 void jvp(const JvpArguments<T>& arguments, const Grid& grid, void* workspace, int device, std::uintptr_t stream);
+template <typename T>
+void solve(const RegressionSolveArguments<T>& arguments, const Grid& grid, void* workspace, int device, std::uintptr_t stream);
+template <typename T>
+void vjp(const RegressionVjpArguments<T>& arguments, const Grid& grid, void* workspace, int device, std::uintptr_t stream);
 
 }  // namespace sparsesvm::cuda

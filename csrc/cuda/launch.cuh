@@ -1,4 +1,5 @@
-// The kernels and their launches for one type of features; float32.cu and float64.cu compile them.
+// Kernels and their launches. float32.cu and float64.cu compile those of the support vector machine, for one type of features each;
+// regression.cu adds those of sparse regression.
 #pragma once
 
 #include "cuda/driver.h"
@@ -14,12 +15,11 @@
 namespace sparsesvm::cuda {
 namespace {
 
-constexpr int threads = 256;
+template <class Workspace>
+constexpr int threads = 256;                  // of a block
 constexpr index barrier_bytes = 64;           // one counter per team, each on a line of its own
 constexpr index most_bytes = index{4} << 30;  // of workspace; with less, fewer teams take more tasks each
 constexpr index least_work = 1 << 15;         // feature values per block below which a second block costs more than it brings
-
-using Team = gpu::DeviceTeam<threads>;
 
 struct Placement {
   char* workspace;  // barriers of all teams, then their shares
@@ -27,11 +27,13 @@ struct Placement {
   int parts, teams;
 };
 
+// One block per multiprocessor is enough to ask for: with registers held back for a second one, kernels spill.
 template <class Workspace, class Arguments>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads<Workspace>, 1)
     kernel(const __grid_constant__ Arguments arguments, const __grid_constant__ Placement place) {
+  using Team = gpu::DeviceTeam<threads<Workspace>>;
   __shared__ Workspace shared;
-  __shared__ Team::Block block;
+  __shared__ typename Team::Block block;
   const int number = static_cast<int>(blockIdx.x) / place.parts;
   auto* arrivals = reinterpret_cast<unsigned*>(place.workspace + number * barrier_bytes);
   const Team team(block, place.parts, arrivals);
@@ -56,20 +58,23 @@ void check_sizes(const Batch<T>& batch) {
   }
 }
 
-template <class Workspace, class Arguments, typename T>
-Grid make_grid(const Batch<T>& batch, int device) {
+template <typename T>
+index most_parts(const Batch<T>& batch) {
+  return std::max<index>(1, batch.n_samples * batch.n_features / least_work);
+}
+
+// One block per multiprocessor as far as tasks are few, as more would share its caches; at most `most_parts` per task.
+template <class Workspace, class Arguments, class Batch>
+Grid make_grid(const Batch& batch, index most_parts, int device) {
   if (batch.n_tasks == 0) return {1, 0, 0, 0};
-  check_sizes(batch);
   check(cudaSetDevice(device), "cudaSetDevice");
   int processors = 0, per_processor = 0;
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel<Workspace, Arguments>, threads, 0),
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel<Workspace, Arguments>, threads<Workspace>, 0),
         "the kernels do not run on this device, SPARSESVM_CUDA_ARCHS=native pip install ... compiles them for it");
   const index resident = index{processors} * per_processor;
   Grid grid{};
-  // One block per multiprocessor as far as tasks are few, as more would share its caches.
-  const index work = batch.n_samples * batch.n_features / least_work;
-  grid.parts = static_cast<int>(std::clamp<index>(processors / batch.n_tasks, 1, std::max<index>(1, work)));
+  grid.parts = static_cast<int>(std::clamp<index>(processors / batch.n_tasks, 1, most_parts));
   grid.team_bytes = gpu::workspace_bytes<Workspace>(batch);
   const index affordable = std::max<index>(1, most_bytes / (grid.team_bytes + barrier_bytes));
   grid.teams = static_cast<int>(std::min({batch.n_tasks, resident / grid.parts, affordable}));
@@ -86,7 +91,7 @@ void launch(const Arguments& arguments, const Grid& grid, void* workspace, int d
   const Placement place{static_cast<char*>(workspace), grid.team_bytes, grid.parts, grid.teams};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(grid.teams * grid.parts));
-  config.blockDim = dim3(threads);
+  config.blockDim = dim3(threads<Workspace>);
   config.stream = stream;
   cudaLaunchAttribute cooperative{};
   cooperative.id = cudaLaunchAttributeCooperative;
@@ -100,13 +105,15 @@ void launch(const Arguments& arguments, const Grid& grid, void* workspace, int d
 
 template <typename T>
 Grid solve_grid(const Batch<T>& batch, int device) {
-  return make_grid<gpu::SolveWorkspace<T>, SolveArguments<T>>(batch, device);
+  check_sizes(batch);
+  return make_grid<gpu::SolveWorkspace<T>, SolveArguments<T>>(batch, most_parts(batch), device);
 }
 
 template <typename T>
 Grid diff_grid(const Batch<T>& batch, int device) {
-  const Grid vjp = make_grid<gpu::DiffWorkspace<T>, VjpArguments<T>>(batch, device),
-             jvp = make_grid<gpu::DiffWorkspace<T>, JvpArguments<T>>(batch, device);
+  check_sizes(batch);
+  const Grid vjp = make_grid<gpu::DiffWorkspace<T>, VjpArguments<T>>(batch, most_parts(batch), device),
+             jvp = make_grid<gpu::DiffWorkspace<T>, JvpArguments<T>>(batch, most_parts(batch), device);
   return vjp.teams <= jvp.teams ? vjp : jvp;
 }
 

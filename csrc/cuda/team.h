@@ -28,15 +28,6 @@
 #define SPARSESVM_NO_UNROLL
 #endif
 
-// Functions that a kernel calls from several places, or whose registers should not add up with the caller's: without it kernels
-// take minutes to compile and spill. Their arguments must be values and references into shared or global memory, never to local
-// variables.
-#if defined(__CUDACC__)
-#define SPARSESVM_NOINLINE __noinline__
-#else
-#define SPARSESVM_NOINLINE
-#endif
-
 SPARSESVM_BEGIN
 namespace gpu {
 
@@ -61,13 +52,13 @@ SPARSESVM_HD int team_size(Team team) {
   return team.parts() * team.size();
 }
 
-// Lists, in order, the positions where `flags` is `wanted`; returns how many, to every thread of the block. `counts` has one entry
+// Lists, in order, the positions for which `wanted` holds; returns how many, to every thread of the block. `counts` has one entry
 // per thread.
-template <class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE int list_flagged(Team block, const char* flags, char wanted, int n, int* list, int* counts) {
+template <class Team, class Wanted, typename Place>
+SPARSESVM_HD int list_where(Team block, int n, const Wanted& wanted, Place* list, int* counts) {
   const Range own = share(n, block.rank(), block.size());
   int count = 0;
-  for (int e = own.begin; e < own.end; ++e) count += flags[e] == wanted;
+  for (int e = own.begin; e < own.end; ++e) count += wanted(e);
   counts[block.rank()] = count;
   block.sync();
   int before = 0, total = 0;
@@ -76,10 +67,16 @@ SPARSESVM_HD SPARSESVM_NOINLINE int list_flagged(Team block, const char* flags, 
     total += counts[r];
   }
   for (int e = own.begin; e < own.end; ++e) {
-    if (flags[e] == wanted) list[before++] = e;
+    if (wanted(e)) list[before++] = e;
   }
   block.sync();
   return total;
+}
+
+// The positions where `flags` is `wanted`.
+template <class Team>
+SPARSESVM_HD SPARSESVM_NOINLINE int list_flagged(Team block, const char* flags, char wanted, int n, int* list, int* counts) {
+  return list_where(block, n, [flags, wanted](int e) { return flags[e] == wanted; }, list, counts);
 }
 
 // Replaces values[0 .. n - 1] by the sums of those before; values[n] becomes the total, which is returned to every thread of the

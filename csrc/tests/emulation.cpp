@@ -1,4 +1,5 @@
-// The CUDA bodies on emulated teams, as a library that tests load with ctypes: the arguments of csrc/core/problem.h by address.
+// The CUDA bodies on emulated teams, as a library that tests load with ctypes: the arguments of csrc/core/problem.h
+// and regression.h by address.
 #include <string>
 
 #include "tests/emulation.h"
@@ -54,6 +55,14 @@ int diverge(int threads) { return emulate_divergence(threads); }
   }                                                                                     \
   int jvp_##name(const void* a, int parts, int threads, unsigned seed) {                \
     return emulate<gpu::DiffWorkspace<T>, JvpArguments<T>>(a, parts, threads, seed);    \
+  }                                                                                     \
+  int solve_regression_##name(const void* a, int parts, int threads, unsigned seed) {   \
+    using Workspace = gpu::RegressionWorkspace<RegressionSolver<T>>;                    \
+    return emulate<Workspace, RegressionSolveArguments<T>>(a, parts, threads, seed);    \
+  }                                                                                     \
+  int regression_vjp_##name(const void* a, int parts, int threads, unsigned seed) {     \
+    using Workspace = gpu::RegressionWorkspace<RegressionDiff<T>>;                      \
+    return emulate<Workspace, RegressionVjpArguments<T>>(a, parts, threads, seed);      \
   }
 SPARSESVM_EMULATE(float32, float)
 SPARSESVM_EMULATE(float64, double)

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cuda/bodies.h"
+#include "cuda/regression.h"
 #include "tests/host_team.h"
 
 namespace sparsesvm::testing {

@@ -90,10 +90,68 @@ struct Case {
   }
 };
 
+struct RegressionSizes {
+  index n, m, q, max_active;
+  double lambda1, lambda2;
+};
+
+// A batch of two sparse regressions, their features 2, 3 and 4 in the same plane, with its outputs.
 template <typename T>
+struct RegressionCase {
+  std::vector<T> features, targets, weights, grad_features, grad_targets;
+  std::vector<double> lambda1, lambda2, gap, objective, by_lambda1, by_lambda2;
+  std::vector<std::int64_t> n_iter;
+  std::vector<std::int8_t> status;
+  std::vector<std::uint8_t> active;
+
+  template <class Machine>
+  RegressionCase(const RegressionSizes& s, Machine&& make_machine) {
+    constexpr index tasks = 2;
+    unsigned state = 1;
+    for (index e = 0; e < tasks * s.n * s.m; ++e) {
+      const double value = e % s.m == 4 ? static_cast<double>(features[e - 1] + features[e - 2]) : uniform(state) - 0.5;
+      features.push_back(static_cast<T>(value));
+    }
+    for (index e = 0; e < tasks * s.n * s.q; ++e) {
+      double value = 0.1 * uniform(state);
+      for (index j = 0; j < 4; ++j) value += static_cast<double>(features[e / s.q * s.m + j] * static_cast<T>(1 + e % s.q));
+      targets.push_back(static_cast<T>(value));
+    }
+    lambda1 = {s.lambda1, 2 * s.lambda1};
+    lambda2.assign(tasks, s.lambda2);
+    weights.resize(tasks * s.q * s.m);
+    grad_features.resize(features.size());
+    grad_targets.resize(targets.size());
+    gap.resize(tasks);
+    objective.resize(tasks);
+    by_lambda1.resize(tasks);
+    by_lambda2.resize(tasks);
+    n_iter.resize(tasks);
+    status.resize(tasks);
+    active.resize(tasks * s.m);
+    const RegressionBatch<T> batch{tasks,     s.n, s.m,            s.q,            s.max_active,  features.data(),
+                                   s.n * s.m, s.m, targets.data(), lambda1.data(), lambda2.data()};
+    auto machine = make_machine();
+    using Solve = gpu::RegressionWorkspace<RegressionSolver<T>>;
+    emulate<Solve>(*machine, RegressionSolveArguments<T>{batch, 1e-8, 60, weights.data(), gap.data(), objective.data(),
+                                                         n_iter.data(), status.data(), active.data()});
+    using Diff = gpu::RegressionWorkspace<RegressionDiff<T>>;
+    emulate<Diff>(*machine, RegressionVjpArguments<T>{batch, weights.data(), weights.data(), grad_features.data(),
+                                                      grad_targets.data(), by_lambda1.data(), by_lambda2.data()});
+  }
+
+  bool operator==(const RegressionCase& o) const {
+    const auto same = [](const auto& a, const auto& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0; };
+    return same(weights, o.weights) && same(gap, o.gap) && same(grad_features, o.grad_features) &&
+           same(grad_targets, o.grad_targets) && same(by_lambda1, o.by_lambda1) && same(by_lambda2, o.by_lambda2) &&
+           same(status, o.status);
+  }
+};
+
+template <class Case, class Sizes>
 bool agree(const char* name, const Sizes& sizes, Shape shape) {
-  const Case<T> fibers(sizes, [&] { return std::make_unique<Fibers>(shape, 0u); });
-  const Case<T> threads(sizes, [&] { return std::make_unique<Threads>(shape); });
+  const Case fibers(sizes, [&] { return std::make_unique<Fibers>(shape, 0u); });
+  const Case threads(sizes, [&] { return std::make_unique<Threads>(shape); });
   const bool solved = fibers.status[0] == 0 && fibers.status[1] == 0;
   const bool same = fibers == threads;
   std::printf("%s: %s, %s\n", name, solved ? "solved" : "NOT SOLVED", same ? "the same bits" : "DIFFERENT");
@@ -103,10 +161,13 @@ bool agree(const char* name, const Sizes& sizes, Shape shape) {
 }  // namespace
 
 bool all_agree() {
-  bool fine = agree<double>("group penalty", {6, 10, 3, 1, 0.5, 0.3, 0, 0}, {1, 32});
-  fine = agree<float>("two blocks, absent samples", {7, 12, 3, 2, 0.4, 0.3, 0.5, 3}, {2, 32}) && fine;
-  fine = agree<double>("no group penalty", {6, 8, 2, 1, 0, 0.5, 0, 0}, {1, 32}) && fine;
-  fine = agree<double>("no dense model", {18, 4, 2, 1, 0.3, 5.0, 40.0, 0}, {2, 32}) && fine;
+  bool fine = agree<Case<double>>("group penalty", Sizes{6, 10, 3, 1, 0.5, 0.3, 0, 0}, {1, 32});
+  fine = agree<Case<float>>("two blocks, absent samples", Sizes{7, 12, 3, 2, 0.4, 0.3, 0.5, 3}, {2, 32}) && fine;
+  fine = agree<Case<double>>("no group penalty", Sizes{6, 8, 2, 1, 0, 0.5, 0, 0}, {1, 32}) && fine;
+  fine = agree<Case<double>>("no dense model", Sizes{18, 4, 2, 1, 0.3, 5.0, 40.0, 0}, {2, 32}) && fine;
+  fine = agree<RegressionCase<double>>("lasso", RegressionSizes{8, 6, 1, 6, 1e-3, 0}, {1, 64}) && fine;
+  fine = agree<RegressionCase<float>>("group lasso with a working set", RegressionSizes{5, 70, 2, 70, 2e-2, 0}, {1, 64}) && fine;
+  fine = agree<RegressionCase<double>>("elastic net, no matrix", RegressionSizes{8, 6, 2, 1, 1e-3, 1e-2}, {1, 64}) && fine;
   return fine;
 }
 

@@ -12,26 +12,30 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from sparsesvm import _checks, _core, _ops
+from sparsesvm import _checks, _ops
 from sparsesvm._autograd import OnceDifferentiable, are_plain
 
 
 def solve(
     features: Tensor, targets: Tensor, lambda1: Tensor, lambda2: Tensor, tol: float, max_iter: int, on_failure: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Check the values, solve, report failures. Returns the fields of `RegressionSolution`."""
+    """Check the values, solve, report failures. Returns the fields of `RegressionSolution`.
+
+    On a CUDA device values are not looked at, as in `_ops.solve`.
+    """
+    _ops.check_report(features, on_failure)
     _checks.check_penalty_range("lambda1", lambda1)
     _checks.check_penalty_range("lambda2", lambda2)
+    _checks.check_some_penalty_range(lambda1, lambda2)
     outputs = _solve_outputs(features, targets)
     weights, gap, objective, n_iter, status, active = outputs
     features, targets, lambda1, lambda2 = _readable(features, targets, lambda1, lambda2)
-    sizes = _sizes(features, targets)
-    n_threads = torch.get_num_threads()
-    workspace = torch.empty(_core.regression_solve_workspace(*sizes, n_threads), dtype=torch.uint8)
-    _core.solve_regression(
-        *sizes,
+    _ops.launch(
+        "solve_regression",
+        "solve_regression",
+        features,
+        _sizes(features, targets, features.shape[-1]),
         *_addresses(features, targets, lambda1, lambda2),
-        features.shape[-1],
         tol,
         max_iter,
         weights.data_ptr(),
@@ -40,9 +44,6 @@ def solve(
         n_iter.data_ptr(),
         status.data_ptr(),
         active.data_ptr(),
-        workspace.data_ptr(),
-        workspace.numel(),
-        n_threads,
     )
     _ops.report(status, gap, n_iter, on_failure, "regression", _NON_FINITE)
     return outputs
@@ -64,29 +65,24 @@ def vjp(
     grad_features, grad_targets, grad_lambda1, grad_lambda2 = outputs
     features, targets, lambda1, lambda2 = _readable(features, targets, lambda1, lambda2)
     weights, grad_weights = weights.contiguous(), grad_weights.contiguous()
-    sizes = _sizes(features, targets)
-    n_threads = torch.get_num_threads()
-    max_active = int(active.sum(-1).max()) if active.numel() else 0
-    workspace = torch.empty(_core.regression_vjp_workspace(*sizes, max_active, n_threads), dtype=torch.uint8)
-    _core.regression_vjp(
-        *sizes,
+    _ops.launch(
+        "regression_vjp",
+        "regression_vjp",
+        features,
+        _sizes(features, targets, _max_active(active, targets.shape[-1])),
         *_addresses(features, targets, lambda1, lambda2),
-        max_active,
         weights.data_ptr(),
         grad_weights.data_ptr(),
         grad_features.data_ptr(),
         grad_targets.data_ptr(),
         grad_lambda1.data_ptr(),
         grad_lambda2.data_ptr(),
-        workspace.data_ptr(),
-        workspace.numel(),
-        n_threads,
     )
     return outputs
 
 
-solve_op = torch.library.custom_op("sparsesvm::solve_regression", solve, mutates_args=(), device_types="cpu")
-vjp_op = torch.library.custom_op("sparsesvm::regression_vjp", vjp, mutates_args=(), device_types="cpu")
+solve_op = torch.library.custom_op("sparsesvm::solve_regression", solve, mutates_args=(), device_types=("cpu", "cuda"))
+vjp_op = torch.library.custom_op("sparsesvm::regression_vjp", vjp, mutates_args=(), device_types=("cpu", "cuda"))
 
 
 @solve_op.register_fake
@@ -218,11 +214,19 @@ def _readable(features: Tensor, targets: Tensor, lambda1: Tensor, lambda2: Tenso
     return features, targets.contiguous(), lambda1.contiguous(), lambda2.contiguous()
 
 
-def _sizes(features: Tensor, targets: Tensor) -> tuple[bool, int, int, int, int]:
+def _sizes(features: Tensor, targets: Tensor, max_active: int) -> tuple[bool, int, int, int, int, int]:
     """Of features with one task dimension."""
     n_tasks, n_samples, n_features = features.shape
     assert n_tasks == math.prod(targets.shape[:-2])
-    return features.dtype == torch.float64, n_tasks, n_samples, n_features, targets.shape[-1]
+    return features.dtype == torch.float64, n_tasks, n_samples, n_features, targets.shape[-1], max_active
+
+
+def _max_active(active: Tensor, n_outputs: int) -> int:
+    """Features in use for which the derivative needs room: of any task, or, on a device that one would wait for, as many as a
+    matrix of 2,048 variables holds."""
+    if active.is_cuda:
+        return min(active.shape[-1], max(2048 // n_outputs, 1))
+    return int(active.sum(-1).max()) if active.numel() else 0
 
 
 def _addresses(features: Tensor, targets: Tensor, lambda1: Tensor, lambda2: Tensor) -> tuple[int, int, int, int, int, int]:
