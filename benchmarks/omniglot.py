@@ -25,11 +25,17 @@ from sparsesvm.meta.evaluate import interval
 ALPHABETS = ("Korean", "Japanese_(katakana)", "Latin", "Greek", "Early_Aramaic", "Tagalog", "Balinese", "Sanskrit")
 FOLDS = (("Balinese", "Sanskrit"), ("Korean", "Latin"), ("Japanese_(katakana)", "Early_Aramaic"), ("Greek", "Tagalog"))
 VALIDATION = (("Early_Aramaic", "Tagalog"), ("Early_Aramaic", "Tagalog"), ("Greek", "Tagalog"), ("Early_Aramaic", "Latin"))
+OPTION = "--model.head.init_args"
 HEADS = {
     "sparse": (),
-    "svm": ("--model.head.init_args.lambda1_ratio=0", "--model.head.init_args.refit=false"),
-    "ridge": ("--model.head=sparsesvm.RidgeHead", "--model.head.init_args.learn_penalties=true"),
-    "prototype": ("--model.head=sparsesvm.PrototypeHead",),
+    "svm": (f"{OPTION}.lambda1_ratio=0", f"{OPTION}.refit=false", f"{OPTION}.max_active=1"),
+    "ridge": (
+        "--model.head=sparsesvm.RidgeHead",
+        f"{OPTION}.lambda2=4",
+        f"{OPTION}.learn_penalties=true",
+        f"{OPTION}.normalize=each",
+    ),
+    "prototype": ("--model.head=sparsesvm.PrototypeHead", f"{OPTION}.normalize=each"),
 }
 
 

@@ -120,6 +120,14 @@ def test_fit_leaves_checkpoints_logs_configuration_table_and_pictures(config, tm
     assert len(own["episodes"]) == 20
     assert own["accuracy"] == pytest.approx(np.mean(own["episodes"]), abs=1e-3)
 
+    averaged = ["evaluate", str(root / "checkpoints" / "best.ckpt"), "--episodes", "20", "--copies", "4", "--no-figures"]
+    cli.main([*averaged, "--output", str(tmp_path / "averaged")])
+    content = json.loads((tmp_path / "averaged" / "results.json").read_text())
+    assert content["copies"] == 4
+    other = content["results"]["trained: sparse SVM (ratio 0.2, refit)"]["5-way 1-shot"]
+    assert other["episodes"] != own["episodes"]
+    assert other["accuracy"] > own["accuracy"] - 10
+
     # The checkpoint alone is enough for the other commands and from Python.
     capsys.readouterr()
     cli.main(["test", "--config", str(config()), "--ckpt_path", str(root / "checkpoints" / "best.ckpt")])

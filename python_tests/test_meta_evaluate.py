@@ -123,6 +123,8 @@ def test_wrong_embeddings_and_settings_are_named(tmp_path, capsys):
         cli.main(["evaluate", str(path)])
     with pytest.raises(SystemExit, match="one file of features at a time"):
         cli.main(["evaluate", str(path), "other.npz"])
+    with pytest.raises(SystemExit, match="--copies is for checkpoints"):
+        cli.main(["evaluate", str(path), "--copies", "2"])
     with pytest.raises(SystemExit):
         cli.main(["evaluate", str(path), "--settings", "5"])
     assert "must be WAY,SHOT or WAY,SHOT,within; got '5'" in capsys.readouterr().err

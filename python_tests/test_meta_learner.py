@@ -129,6 +129,8 @@ def test_arrays_are_classified_in_any_form():
     torch.testing.assert_close(averaged, learner.embed(query, copies=3, seed=1), rtol=0, atol=0)
     assert (averaged - learner.embed(query)).abs().max() > 1e-3
     assert learner.training
+    with pytest.raises(ValueError, match="copies must be at least 0"):
+        learner.embed(query, copies=-1)
 
 
 @pytest.mark.parametrize("images", [torch.zeros(2, 4), torch.zeros(2, 4, 4, dtype=torch.int64), torch.zeros(0, 4, 4)])

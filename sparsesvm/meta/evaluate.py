@@ -74,12 +74,10 @@ def at_ratio(head: SparseSVMHead, ratio: float) -> SparseSVMHead:
     return changed
 
 
-@torch.no_grad()
-def embed(learner: MetaLearner, images: ImageSet) -> Tensor:
-    """Features (n, n_features) of all images, in evaluation mode."""
-    learner.eval()
+def embed(learner: MetaLearner, images: ImageSet, copies: int = 0) -> Tensor:
+    """Features (n, n_features) of all images, in evaluation mode; the mean over an image and so many changed copies of it."""
     parts = np.array_split(np.arange(len(images)), max(1, len(images) // 256))
-    return torch.cat([learner.encode(images.load(part).to(learner.device)).float().cpu() for part in parts])
+    return torch.cat([learner.embed(images.load(part), copies=copies, seed=int(part[0])).cpu() for part in parts])
 
 
 def draw(setting: Setting, images: ImageSet, episodes: int, seed: int) -> list[Draw]:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparsesvm import _checks
 from sparsesvm.head import FittedHead, SparseSVMHead
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
@@ -230,6 +231,7 @@ class MetaLearner(lightning.LightningModule):
             augment: how they are changed; by default moved by up to 3.5 %, turned by 5 degrees, stretched by 6 %, sheared by 0.1.
             seed: of the changes.
         """
+        copies = _checks.check_integer("copies", copies, minimum=0)
         pixels = self._prepare(images)
         augment = augment or Augment(shift=0.035, rotate=5, scale=0.06, shear=0.1)
         generator = torch.Generator().manual_seed(seed)

@@ -45,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--split", choices=("val", "test"), default="test", help="of the data that the checkpoint was trained with"
     )
     parser.add_argument("--root", help="where these data are, if not where they were in training")
+    parser.add_argument("--copies", type=int, default=0, help="embeddings of images are means over so many changed copies")
     parser.add_argument("--ratio", type=float, default=0.2, help="lambda1_ratio of the sparse head put on frozen features")
     parser.add_argument(
         "--settings",
@@ -59,11 +60,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """What the arguments ask for."""
-    methods, images, settings = _sources(arguments.sources, arguments.root, arguments.split, arguments.ratio)
+    methods, images, settings = _sources(arguments)
     settings = arguments.settings or settings
     comparison = evaluate.compare(methods, images, settings, arguments.episodes, arguments.seed)
     output = Path(arguments.output)
-    comparison.write(output, sources=arguments.sources, split=arguments.split)
+    comparison.write(output, sources=arguments.sources, split=arguments.split, copies=arguments.copies)
     print(comparison.markdown())
     if arguments.figures:
         write_figures(comparison, methods, images, settings, output)
@@ -77,21 +78,22 @@ def _setting(text: str) -> Setting:
     return Setting(int(parts[0]), int(parts[1]), within=len(parts) == 3)
 
 
-def _sources(
-    sources: Sequence[str], root: str | None, split: str, ratio: float
-) -> tuple[dict[str, Method], ImageSet, list[Setting]]:
+def _sources(arguments: argparse.Namespace) -> tuple[dict[str, Method], ImageSet, list[Setting]]:
+    sources, ratio = arguments.sources, arguments.ratio
     if sources[0].endswith((".npz", ".pt", ".pth")):
         if len(sources) > 1:
             raise DataError(f"one file of features at a time; got {', '.join(sources)}")
+        if arguments.copies:
+            raise DataError("--copies is for checkpoints, which can embed changed images; these features are frozen")
         features, images = evaluate.read_features(sources[0])
         return evaluate.default_methods(features, ratio), images, [Setting(5, 1), Setting(5, 5)]
-    data = load_data(sources[0], root)
-    images = data.images(split)
+    data = load_data(sources[0], arguments.root)
+    images = data.images(arguments.split)
     methods: dict[str, Method] = {}
     first: Tensor | None = None
     for source in sources:
         learner = load(source)
-        features = evaluate.embed(learner, images)
+        features = evaluate.embed(learner, images, arguments.copies)
         first = features if first is None else first
         head = learner.head.eval()
         assert isinstance(head, SparseSVMHead | RidgeHead | PrototypeHead)
