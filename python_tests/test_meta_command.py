@@ -205,6 +205,16 @@ def test_a_killed_run_resumes_to_the_same_end(config, tmp_path, when):
     assert final[0]["val/accuracy"] == final[1]["val/accuracy"]
 
 
+def test_the_last_checkpoint_is_the_last_though_an_earlier_one_is_best(config, tmp_path):
+    # The lowest accuracy counts as the best: that of the first epochs.
+    fit("--config", config(6), "--report", "false", "--checkpoint.mode", "min")
+    best, last = (torch.load(tmp_path / "run" / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    assert best["global_step"] < last["global_step"] == 6 * 4
+    assert last["epoch"] == 5
+    fit("--config", config(8), "--report", "false", "--checkpoint.mode", "min", "--ckpt_path", "last")
+    assert [row["epoch"] for row in rows(tmp_path / "run", 1) if row["train/loss"]] == ["6"] * 4 + ["7"] * 4
+
+
 def test_two_processes_give_what_one_gives(config, tmp_path):
     common = ("--report", "false", "--model.optimizer", "sgd", "--model.learning_rate", "0.05")
     fit("--config", config(2, "one"), *common)

@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
@@ -37,6 +39,17 @@ class WholeCheckpointIO(TorchCheckpointIO):
     @override
     def load_checkpoint(self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None) -> Any:
         return read_checkpoint(path)
+
+
+class BestAndLast(ModelCheckpoint):
+    """With `save_last`, last.ckpt is written after every epoch, not only where there is a new best one: a resumed run repeats one
+    epoch at most, and a complete one nothing."""
+
+    @override
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.save_last and self.dirpath and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

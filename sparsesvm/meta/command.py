@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
+from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from sparsesvm.meta import report
-from sparsesvm.meta.checkpoint import WholeCheckpointIO, read_checkpoint
+from sparsesvm.meta.checkpoint import BestAndLast, WholeCheckpointIO, read_checkpoint
 from sparsesvm.meta.data import EpisodeData
 from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.learner import MetaLearner
@@ -89,7 +89,7 @@ class Command(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("seed_everything", "model.seed")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/accuracy",
