@@ -128,6 +128,9 @@ def test_wrong_embeddings_and_settings_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["evaluate", str(path), "--settings", "5"])
     assert "must be WAY,SHOT or WAY,SHOT,within; got '5'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(path), "--copies", "-1"])
+    assert "must be a number of copies, 0 or more; got '-1'" in capsys.readouterr().err
 
 
 def test_the_comparison_of_heads_is_paired_over_episodes_and_averaged_over_seeds():

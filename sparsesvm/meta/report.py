@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--split", choices=("val", "test"), default="test", help="of the data that the checkpoint was trained with"
     )
     parser.add_argument("--root", help="where these data are, if not where they were in training")
-    parser.add_argument("--copies", type=int, default=0, help="embeddings of images are means over so many changed copies")
+    parser.add_argument("--copies", type=_copies, default=0, help="embeddings of images are means over so many changed copies")
     parser.add_argument("--ratio", type=float, default=0.2, help="lambda1_ratio of the sparse head put on frozen features")
     parser.add_argument(
         "--settings",
@@ -69,6 +69,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.figures:
         write_figures(comparison, methods, images, settings, output)
     print(f"Written to {output}")
+
+
+def _copies(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a number of copies, 0 or more; got {text!r}")
+    return int(text)
 
 
 def _setting(text: str) -> Setting:
