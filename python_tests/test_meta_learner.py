@@ -104,6 +104,26 @@ def test_a_batch_of_unequal_tasks_gives_the_mean_of_the_losses_and_gradients_of_
     assert learner._watch.seconds > 0
 
 
+def test_an_auxiliary_head_shares_the_loss_and_leaves_predictions_alone():
+    batch = collate(tasks((2, 1, 3), (3, 2, 1)))
+
+    def learner_and_gradient(head, auxiliary_head=None):
+        learner = MetaLearner(Plain(), head, auxiliary_head=auxiliary_head)
+        learner.log_dict = learner.log = lambda *_, **__: None
+        loss = learner.training_step(batch, 0)
+        loss.backward()
+        return learner, loss.detach(), learner.encoder.linear.weight.grad
+
+    sparse, sparse_loss, sparse_gradient = learner_and_gradient(SparseSVMHead(0.2))
+    _, ridge_loss, ridge_gradient = learner_and_gradient(RidgeHead())
+    both, loss, gradient = learner_and_gradient(SparseSVMHead(0.2), RidgeHead())
+    torch.testing.assert_close(loss, (sparse_loss + ridge_loss) / 2)
+    torch.testing.assert_close(gradient, (sparse_gradient + ridge_gradient) / 2)
+    assert both.auxiliary_head.log_scale.grad != 0
+    for (logits, _), (alone, _) in zip(both(batch), sparse(batch), strict=True):
+        assert torch.equal(logits, alone)
+
+
 def test_ratio_warmup_needs_a_fixed_ratio():
     for head in (RidgeHead(), SparseSVMHead(0.1, learn_penalties=True), SparseSVMHead(0.0), SparseSVMHead(lambda1=1.0)):
         with pytest.raises(ValueError, match="ratio_warmup needs a SparseSVMHead with a fixed lambda1_ratio > 0"):

@@ -32,6 +32,8 @@ class MetaLearner(lightning.LightningModule):
     Args:
         encoder: (n, channels, height, width) to (n, n_features).
         head: `SparseSVMHead`, `RidgeHead`, `PrototypeHead`, or a module with their call.
+        auxiliary_head: a second head, fitted in training alone; the loss is then the mean of both heads' losses. A dense head
+            beside a sparse one sends a gradient to the features that no task of the batch has selected.
         optimizer: "adam" (decoupled weight decay), or "sgd" with Nesterov momentum 0.9.
         learning_rate: its largest or first value.
         weight_decay: on the encoder's matrices and filters alone, not on biases, batch norm and the head.
@@ -57,6 +59,7 @@ class MetaLearner(lightning.LightningModule):
         label_smoothing: float = 0.0,
         ratio_warmup: float = 0.0,
         seed: int = 0,
+        auxiliary_head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= ratio_warmup <= 1:
@@ -68,7 +71,7 @@ class MetaLearner(lightning.LightningModule):
         self.encoder, self.head = encoder.to(memory_format=torch.channels_last), head  # type: ignore[call-overload]
         self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
         self.schedule, self.warmup_steps, self.label_smoothing = schedule, warmup_steps, label_smoothing
-        self.ratio_warmup, self.seed = ratio_warmup, seed
+        self.ratio_warmup, self.seed, self.auxiliary_head = ratio_warmup, seed, auxiliary_head
         self.configuration: dict[str, Any] = {}
         self._ratio = head.lambda1_ratio if isinstance(head, SparseSVMHead) else None
         self._image_shape: list[int] | None = None
@@ -106,13 +109,13 @@ class MetaLearner(lightning.LightningModule):
 
     def forward(self, batch: EpisodeBatch) -> list[tuple[Tensor, Tensor]]:
         """Query logits (tasks, n_query, n_way) of the tasks of each number of classes, and which tasks these are."""
-        return self._classify(self.encode(batch.images), batch)
+        return self._classify(self.head, self.encode(batch.images), batch)
 
-    def _classify(self, features: Tensor, batch: EpisodeBatch) -> list[tuple[Tensor, Tensor]]:
+    def _classify(self, head: nn.Module, features: Tensor, batch: EpisodeBatch) -> list[tuple[Tensor, Tensor]]:
         results = []
         for n_way in batch.n_way.unique().tolist():
             tasks = (batch.n_way == n_way).nonzero().squeeze(1)
-            logits = self.head(
+            logits = head(
                 features[batch.query[tasks]],
                 features[batch.support[tasks]],
                 batch.support_labels[tasks],
@@ -137,11 +140,14 @@ class MetaLearner(lightning.LightningModule):
         values: dict[str, Tensor] = {}
         losses, hits = [], []
         self._watch.start(features)
-        for logits, tasks in self._classify(features, batch):
+        for logits, tasks in self._classify(self.head, features, batch):
             labels = batch.query_labels[tasks]
             losses.append(self._task_losses(logits, labels))
             hits.append(task_accuracy(logits, labels))
             values |= self._solution_values()
+        if self.auxiliary_head is not None:
+            for logits, tasks in self._classify(self.auxiliary_head, features, batch):
+                losses.append(self._task_losses(logits, batch.query_labels[tasks]))
         loss = self._watch.stop(torch.cat(losses).mean())
         values |= {"loss": loss.detach(), "accuracy": torch.cat(hits).mean()}
         self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(batch.n_way))
