@@ -28,6 +28,7 @@ trainer: {{max_epochs: {epochs}, accelerator: cpu, enable_progress_bar: false, e
 model:
   encoder: {{class_path: sparsesvm.meta.Conv4, init_args: {{channels: 1, widths: [8, 16], pool: [true, true]}}}}
   head: {{class_path: sparsesvm.SparseSVMHead, init_args: {{lambda1_ratio: 0.2, refit: true}}}}
+  auxiliary_head: {{class_path: sparsesvm.RidgeHead}}
   warmup_steps: 2
 data:
   reader: {{class_path: sparsesvm.meta.Digits}}
@@ -115,7 +116,8 @@ def test_fit_leaves_checkpoints_logs_configuration_table_and_pictures(config, tm
         "weights.png",
     }
     found = json.loads((root / "report" / "results.json").read_text())["results"]
-    assert len(found) == 4
+    assert len(found) == 5
+    assert "trained: auxiliary ridge" in found
     own = found["trained: sparse SVM (ratio 0.2, refit)"]["5-way 1-shot"]
     assert len(own["episodes"]) == 20
     assert own["accuracy"] == pytest.approx(np.mean(own["episodes"]), abs=1e-3)

@@ -101,9 +101,10 @@ def _sources(arguments: argparse.Namespace) -> tuple[dict[str, Method], ImageSet
         learner = load(source)
         features = evaluate.embed(learner, images, arguments.copies)
         first = features if first is None else first
-        head = learner.head.eval()
-        assert isinstance(head, SparseSVMHead | RidgeHead | PrototypeHead)
-        methods[_name(source, sources) + _describe(head)] = Method(features, head)
+        for role, head in (("", learner.head), ("auxiliary ", learner.auxiliary_head)):
+            if head is not None:
+                assert isinstance(head, SparseSVMHead | RidgeHead | PrototypeHead)
+                methods[_name(source, sources) + role + _describe(head)] = Method(features, head.eval())
     assert first is not None
     sparse = any(isinstance(method.head, SparseSVMHead) for method in methods.values())
     for name, method in evaluate.default_methods(first, ratio).items():
