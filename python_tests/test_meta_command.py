@@ -18,7 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
-from sparsesvm import cli
+from sparsesvm import RidgeHead, cli
 from sparsesvm.meta import DataError, EpisodeData, MetaLearner, WholeCheckpointIO, command, load, report
 from sparsesvm.meta.loading import instantiate
 
@@ -142,6 +142,26 @@ def test_fit_leaves_checkpoints_logs_configuration_table_and_pictures(config, tm
     assert not learner.training
     assert learner.head.lambda1_ratio == 0.2
     assert learner.embed(np.zeros((2, 16, 16), np.uint8)).shape == (2, 64)
+
+
+class OwnHead(torch.nn.Module):
+    """A head of a user: it has the call of the others, and nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.ridge = RidgeHead()
+
+    def forward(self, *arguments, **options):
+        return self.ridge(*arguments, **options)
+
+
+@pytest.mark.parametrize(("option", "role"), [("--model.head", ""), ("--model.auxiliary_head", "auxiliary ")])
+def test_a_head_of_a_user_trains_and_has_no_report(config, tmp_path, capsys, option, role):
+    fit("--config", config(epochs=1), option, f"{__name__}.OwnHead")
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+    said = capsys.readouterr().err
+    assert "trained, but there is no report on the test split: " in said
+    assert f"PrototypeHead can be evaluated here; got the {role}head OwnHead" in said
 
 
 def test_predictions_are_written(config, tmp_path):

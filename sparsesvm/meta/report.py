@@ -103,7 +103,9 @@ def _sources(arguments: argparse.Namespace) -> tuple[dict[str, Method], ImageSet
         first = features if first is None else first
         for role, head in (("", learner.head), ("auxiliary ", learner.auxiliary_head)):
             if head is not None:
-                assert isinstance(head, SparseSVMHead | RidgeHead | PrototypeHead)
+                if not isinstance(head, SparseSVMHead | RidgeHead | PrototypeHead):
+                    known = "SparseSVMHead, RidgeHead and PrototypeHead"
+                    raise DataError(f"{source}: {known} can be evaluated here; got the {role}head {type(head).__name__}")
                 methods[_name(source, sources) + role + _describe(head)] = Method(features, head.eval())
     assert first is not None
     sparse = any(isinstance(method.head, SparseSVMHead) for method in methods.values())
