@@ -30,6 +30,7 @@ OPTION = "--model.head.init_args"
 HEADS = {
     "sparse": (),
     "svm": (f"{OPTION}.lambda1_ratio=0", f"{OPTION}.refit=false", f"{OPTION}.max_active=1"),
+    # As the configuration's auxiliary head.
     "ridge": ("--model.head=sparsesvm.RidgeHead", f"{OPTION}.lambda2=1", f"{OPTION}.normalize=each"),
     "prototype": ("--model.head=sparsesvm.PrototypeHead", f"{OPTION}.normalize=each"),
 }
