@@ -326,6 +326,7 @@ def test_checkpoints_of_others_are_refused(config, tmp_path):
             r"an epoch of 7 episodes does not divide into steps of 2 tasks in 1 processes\. Use a multiple of 2",
         ),
         (["--model.head.lambda2", "-1"], r"lambda2 must be"),
+        (["--model.auxiliary_head.lambda2", "-1"], r"^sparsesvm fit: lambda2 must be positive and finite; got -1\.0$"),
         (["--config", "absent"], r"config must be a file or one of .*digits.*; got absent"),
         (
             ["--data.reader", "sparsesvm.meta.ClassFolders", "--root", "/absent"],

@@ -112,8 +112,9 @@ class Command(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except ValueError as error:  # values out of range, which our classes name
-            raise DataError(str(error)) from error
+        except ValueError as error:
+            # A value out of range, which our classes name; for an optional object jsonargparse wraps their error in its own.
+            raise DataError(str(error.__cause__ or error)) from error
         self.model.configuration = {key: self.config_dump[key] for key in ("model", "data")}
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
