@@ -94,7 +94,8 @@ def score(method: Method, draws: Sequence[Draw], n_way: int) -> Score:
         for name in ("support", "query", "support_labels", "query_labels")
     )
     width = method.features.shape[1]
-    chunk = max(1, 2_000_000 // (width * (support.shape[1] + query.shape[1])))  # features of one chunk stay in the cache
+    # Few enough tasks that their features stay in the cache, and one for each thread of the solver.
+    chunk = max(torch.get_num_threads(), 2_000_000 // (width * (support.shape[1] + query.shape[1])))
     accuracy, used, usage = [], [], torch.zeros(width, dtype=torch.int64)
     gap: float | None = None
     unconverged = 0
