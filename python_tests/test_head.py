@@ -17,6 +17,7 @@ HEADS = [
     lambda: SparseSVMHead(0.0),
     lambda: SparseSVMHead(0.2, refit=True),
     lambda: SparseSVMHead(0.1, refit=True, max_active=0.4, normalize="each"),
+    lambda: SparseSVMHead(0.01, dual_reg=1.0, refit="ridge", max_active=0.4),
     RidgeHead,
     PrototypeHead,
     lambda: PrototypeHead(normalize="each"),
@@ -157,6 +158,9 @@ def test_copies_and_states_leave_the_last_solution_behind(data):
         (lambda: RidgeHead(lambda2=-1.0), "lambda2 must be positive"),
         (lambda: PrototypeHead(scale=0.0), "scale must be positive"),
         (lambda: SparseSVMHead(max_active=0.5), r"max_active must lie in \(0, 1\], and less than 1 needs refit=True; got 0.5"),
+        (lambda: SparseSVMHead(refit="svm"), 'refit must be True, False or "ridge"; got .svm.'),
+        (lambda: SparseSVMHead(refit="ridge"), r'refit="ridge" has the penalty dual_reg.*got dual_reg=0.0'),
+        (lambda: SparseSVMHead(refit="ridge", dual_reg=1.0, learn_penalties=True), "no gradient for learn_penalties"),
         (lambda: SparseSVMHead(refit=True, max_active=1.5), r"max_active must lie in \(0, 1\].*got 1.5"),
         (lambda: SparseSVMHead(refit=True, max_active=0.0), "max_active must be positive"),
         (lambda: RidgeHead(normalize="all"), r"normalize must be True, False or \"each\"; got 'all'"),
@@ -203,6 +207,36 @@ def test_refit_has_the_gradient_of_the_selected_features_alone(data):
     assert 0 < used.sum() < 60
     assert (leaf.grad[:, ~used] == 0).all()
     torch.testing.assert_close(leaf.grad[:, used], alone.grad, rtol=1e-5, atol=1e-6 * float(alone.grad.abs().max()))
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_ridge_refit_is_the_ridge_head_on_the_selected_features(data, group_size):
+    query, support, labels, query_labels = (part.double() if part.is_floating_point() else part for part in data)
+    weight = torch.tensor([1.0] * 13 + [0.5, 0.0], dtype=torch.float64)
+    options = {"center": False, "normalize": False}
+    head = SparseSVMHead(0.005, dual_reg=0.7, refit="ridge", max_active=0.4, group_size=group_size, **options)
+    leaf = support.clone().requires_grad_()
+    logits = head(query, leaf, labels, 5, sample_weight=weight)
+    torch.nn.functional.cross_entropy(logits, query_labels).backward()
+    kept = head.last_solution.active.repeat_interleave(group_size)
+    assert kept.sum() == 24
+    alone = support[:, kept].clone().requires_grad_()
+    expected = RidgeHead(lambda2=0.7, **options)(query[:, kept], alone, labels, 5, sample_weight=weight)
+    torch.nn.functional.cross_entropy(expected, query_labels).backward()
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(leaf.grad[:, kept], alone.grad)
+    assert (leaf.grad[:, ~kept] == 0).all()
+
+
+def test_ridge_refit_is_the_svm_whose_bounds_are_idle(data):
+    _, support, labels, _ = (part.double() if part.is_floating_point() else part for part in data)
+    heads = [SparseSVMHead(0.001, dual_reg=50.0, refit=refit, max_active=0.5, tol=1e-12) for refit in (True, "ridge")]
+    svm, ridge = (head.fit(support, labels).weights for head in heads)
+    assert torch.equal(heads[0].last_solution.active, heads[1].last_solution.active)
+    assert heads[0].last_solution.dual.min() > 0  # no bound holds
+    torch.testing.assert_close(svm, ridge, rtol=1e-5, atol=1e-8)
+    # Its certificate is that of the selection.
+    assert heads[1].last_solution.gap <= 1e-12 * 15
 
 
 @pytest.mark.parametrize("group_size", [1, 3])

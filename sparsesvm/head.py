@@ -23,6 +23,7 @@ from sparsesvm.results import Solution
 __all__ = ["FittedHead", "PrototypeHead", "RidgeHead", "SparseSVMHead"]
 
 Normalize = bool | Literal["each"]
+Refit = bool | Literal["ridge"]
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,8 @@ class SparseSVMHead(_FewShotHead):
         normalize: divide both by the root-mean-square norm of the support samples, so that one `lambda2` serves
             encoders of any output scale. With "each", divide every sample by its own norm instead.
         refit: solve again with lambda1 = 0 on the features that the first solution uses: selection without shrinkage.
+            With "ridge", drop the bounds of the smoothed dual too, which leaves ridge regression with penalty
+            `dual_reg` (> 0): samples far beyond the margin then count as well, which helps where shots are few.
             The gradient holds the selected features fixed.
         max_active: largest share of the features (groups) that a task may use, in (0, 1]; less than 1 needs `refit`. Of the
             features that the first solution uses, those with the largest weight norms are kept. At one `lambda1_ratio`, tasks
@@ -201,9 +204,9 @@ class SparseSVMHead(_FewShotHead):
             exceeds 1). A penalty of exactly zero stays zero.
 
     Attributes:
-        last_solution: the `Solution` of the last call, detached (with `refit` the second one): gap, status, active
-            features. Not part of the state dict nor of copies. None after a call under `torch.func.vmap`, whose tensors
-            are of no use outside.
+        last_solution: the `Solution` of the last call, detached: gap, status, active features. With `refit` the second one;
+            with "ridge", which needs no solver, the first one, whose `active` are the features kept. Not part of the state
+            dict nor of copies. None after a call under `torch.func.vmap`, whose tensors are of no use outside.
     """
 
     log_lambda1: nn.Parameter | None
@@ -219,7 +222,7 @@ class SparseSVMHead(_FewShotHead):
         group_size: int = 1,
         center: bool = True,
         normalize: Normalize = True,
-        refit: bool = False,
+        refit: Refit = False,
         max_active: float = 1.0,
         dual_reg: float = 0.0,
         tol: float = 1e-6,
@@ -244,7 +247,14 @@ class SparseSVMHead(_FewShotHead):
         self.max_active = _checks.check_number("max_active", max_active, positive=True)
         if self.max_active > 1 or (self.max_active < 1 and not refit):
             raise ValueError(f"max_active must lie in (0, 1], and less than 1 needs refit=True; got {max_active}, refit={refit}")
-        self.dual_reg = dual_reg
+        self.dual_reg = _checks.check_number("dual_reg", dual_reg)
+        if refit not in (True, False, "ridge"):
+            raise ValueError(f'refit must be True, False or "ridge"; got {refit!r}')
+        if refit == "ridge" and (self.dual_reg == 0 or learn_penalties):
+            raise ValueError(
+                'refit="ridge" has the penalty dual_reg, which must be positive, and no gradient for learn_penalties; got '
+                f"dual_reg={dual_reg}, learn_penalties={learn_penalties}"
+            )
         self.tol = tol
         self.max_iter = max_iter
         self.on_failure = on_failure
@@ -255,13 +265,22 @@ class SparseSVMHead(_FewShotHead):
 
     def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, None]:
         lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
-        solution = self._solve(features, labels, n_way, sample_weight, lambda2, **self._group_penalty())
+        # The gradient of a refit does not pass through the first solution.
+        first = features.detach() if self.refit else features
+        solution = self._solve(first, labels, n_way, sample_weight, lambda2, **self._group_penalty())
+        weights = solution.weights
         if self.refit:
-            used = self._select(solution).repeat_interleave(self.group_size, -1).unsqueeze(-2)
+            active = self._select(solution)
             # A zero column has zero weights at any lambda1, and the product stops its gradient.
-            solution = self._solve(features * used, labels, n_way, sample_weight, lambda2, lambda1=0.0, init_dual=solution.dual)
+            selected = features * active.repeat_interleave(self.group_size, -1).unsqueeze(-2)
+            if self.refit == "ridge":
+                solution = solution._replace(active=active)
+                weights = _ridge_weights(selected, labels, n_way, sample_weight, self.dual_reg)
+            else:
+                solution = self._solve(selected, labels, n_way, sample_weight, lambda2, lambda1=0.0, init_dual=solution.dual)
+                weights = solution.weights
         self.last_solution = Solution(*(field.detach() for field in solution)) if _outlives_the_call(solution.n_iter) else None
-        return solution.weights, None
+        return weights, None
 
     def _select(self, solution: Solution) -> Tensor:
         """The groups to refit on, (..., n_groups): the active ones, or the `max_active` share with the largest weight norms."""
@@ -344,14 +363,7 @@ class RidgeHead(_FewShotHead):
 
     def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, None]:
         lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
-        targets = functional.one_hot(labels, n_way).to(features.dtype) - 1 / n_way
-        # (F' C F + lambda2 I)^-1 F' C T = F' C (F F' C + lambda2 I)^-1 T. Without square roots of the weights C, the
-        # gradient exists at weight zero too.
-        weight = 1.0 if sample_weight is None else sample_weight.unsqueeze(-1)
-        gram = (weight * (features @ features.mT)).mT
-        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        coefficients = weight * torch.linalg.solve(gram + lambda2 * identity, targets)
-        return coefficients.mT @ features, None
+        return _ridge_weights(features, labels, n_way, sample_weight, lambda2), None
 
     def extra_repr(self) -> str:
         return f"lambda2={self.lambda2}, learn_penalties={self.log_lambda2 is not None}, {super().extra_repr()}"
@@ -384,6 +396,18 @@ class PrototypeHead(_FewShotHead):
         never = -math.sqrt(torch.finfo(features.dtype).max)
         bias = torch.where(empty, never, -prototypes.square().sum(-1))
         return 2 * prototypes, bias
+
+
+def _ridge_weights(features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, lambda2: Tensor | float) -> Tensor:
+    """`RidgeHead`'s weights (..., n_way, n_features)."""
+    targets = functional.one_hot(labels, n_way).to(features.dtype) - 1 / n_way
+    # (F' C F + lambda2 I)^-1 F' C T = F' C (F F' C + lambda2 I)^-1 T. Without square roots of the weights C, the gradient
+    # exists at weight zero too.
+    weight = 1.0 if sample_weight is None else sample_weight.unsqueeze(-1)
+    gram = (weight * (features @ features.mT)).mT
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    coefficients: Tensor = weight * torch.linalg.solve(gram + lambda2 * identity, targets)
+    return coefficients.mT @ features
 
 
 def _full_precision(tensor: Tensor) -> torch.autocast:
