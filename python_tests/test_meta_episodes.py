@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from sparsesvm.meta import (
     Augment,
     DataError,
+    Digits,
     Episode,
+    EpisodeData,
     EpisodeDataset,
     EpisodeNumbers,
     EpisodeSampler,
@@ -184,6 +186,46 @@ def test_a_batch_holds_tasks_of_any_sizes_and_weighs_padding_zero():
     for row, value in enumerate((1.0, 2.0)):
         assert (batch.images[batch.support[row]][batch.support_weight[row] > 0] == value).all()
         assert (batch.images[batch.query[row]][batch.query_labels[row] != IGNORE] == value + 0.5).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 3), st.booleans())
+def test_support_sets_exchange_the_images_of_an_episode(seed, support_sets, balanced):
+    # Shots that differ from class to class, and episodes that differ in size.
+    counts = {"n_way": (2, 5), "n_shot": (1, 2), "n_query": (4, 6), "balanced": balanced, "seed": seed}
+    labels = np.arange(6).repeat(8)
+    pictures = ImageSet(torch.arange(48, dtype=torch.uint8).view(48, 1, 1, 1), labels, list("abcdef"))
+    data = EpisodeDataset(pictures, EpisodeSampler(labels, **counts))
+    episodes = [data[0], data[1]]
+    batch, plain = collate(episodes, support_sets), collate(episodes)
+    assert torch.equal(batch.images, plain.images)
+    for row, episode in enumerate(episodes):
+        seen = []
+        for task in range(row * support_sets, (row + 1) * support_sets):
+            kept, asked = batch.support_weight[task] > 0, batch.query_labels[task] != IGNORE
+            support, query = batch.support[task][kept], batch.query[task][asked]
+            # Every task holds the images of the episode once, each under the label of its class, and as many shots per class.
+            both = torch.cat([support, query])
+            own = torch.cat([episode.support_images, episode.query_images]).flatten()
+            assert torch.equal(batch.images[both].flatten().sort().values, own.sort().values)
+            found = torch.cat([batch.support_labels[task][kept], batch.query_labels[task][asked]])
+            label_of = dict(zip(own.tolist(), torch.cat([episode.support_labels, episode.query_labels]).tolist(), strict=True))
+            assert [label_of[value] for value in batch.images[both].flatten().tolist()] == found.tolist()
+            assert torch.equal(batch.support_labels[task][kept].bincount(), episode.support_labels.bincount())
+            assert batch.n_way[task] == episode.n_way
+            seen += support.tolist()
+        assert len(seen) == len(set(seen)) == support_sets * len(episode.support_labels)
+        n_support = len(episode.support_labels)
+        assert batch.support[row * support_sets, :n_support].tolist() == plain.support[row, :n_support].tolist()
+
+
+def test_support_sets_need_the_images():
+    for support_sets, n_shot, n_query in ((3, 1, 2), (2, 2, 2)):
+        EpisodeData(Digits(), 3, n_shot, n_query, support_sets).setup("fit")
+    with pytest.raises(DataError, match=r"4 support sets of n_shot = 1 need n_query of at least 3; got 2\. Lower"):
+        EpisodeData(Digits(), 3, 1, 2, 4).setup("fit")
+    with pytest.raises(ValueError, match="support_sets must be"):
+        EpisodeData(Digits(), support_sets=0)
 
 
 def test_images_of_two_sizes_cannot_share_a_batch():

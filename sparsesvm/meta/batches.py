@@ -47,8 +47,12 @@ IGNORE = -100
 """Label of padding among the query samples: what torch's cross entropy ignores."""
 
 
-def collate(episodes: Sequence[Episode]) -> EpisodeBatch:
-    """Put tasks of any sizes into one batch."""
+def collate(episodes: Sequence[Episode], support_sets: int = 1) -> EpisodeBatch:
+    """Put tasks of any sizes into one batch.
+
+    With several `support_sets`, each episode makes so many tasks of the same images: in the first its own one, in the next one
+    the first queries of every class are the support set, and so on. A class needs `support_sets` times its shots.
+    """
     sizes = {tuple(part.shape[1:]) for e in episodes for part in (e.support_images, e.query_images)}
     if len(sizes) != 1:
         raise DataError(
@@ -57,14 +61,27 @@ def collate(episodes: Sequence[Episode]) -> EpisodeBatch:
     images = torch.cat([part for e in episodes for part in (e.support_images, e.query_images)])
     lengths = [n for e in episodes for n in (len(e.support_labels), len(e.query_labels))]
     rows = torch.arange(len(images)).split(lengths)
-    return _batch(
-        images,
-        rows[::2],
-        [e.support_labels for e in episodes],
-        rows[1::2],
-        [e.query_labels for e in episodes],
-        [e.n_way for e in episodes],
-    )
+    tasks = [
+        task
+        for e, support, query in zip(episodes, rows[::2], rows[1::2], strict=True)
+        for task in _exchange(support, e.support_labels, query, e.query_labels, support_sets)
+    ]
+    support, support_labels, query, query_labels = zip(*tasks, strict=True)
+    return _batch(images, support, support_labels, query, query_labels, [e.n_way for e in episodes for _ in range(support_sets)])
+
+
+def _exchange(
+    support: Tensor, support_labels: Tensor, query: Tensor, query_labels: Tensor, support_sets: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """The task as given, then with the next samples of every class as its support set."""
+    yield support, support_labels, query, query_labels
+    if support_sets == 1:
+        return
+    rows, labels = torch.cat([support, query]), torch.cat([support_labels, query_labels])
+    place = (labels.unsqueeze(1) == labels).tril(-1).sum(1)  # of a sample within its class
+    number = place // support_labels.bincount()[labels]
+    for chosen in (number == n for n in range(1, support_sets)):
+        yield rows[chosen], labels[chosen], rows[~chosen], labels[~chosen]
 
 
 def _batch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from sparsesvm import _checks
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import Episode, EpisodeBatch, EpisodeDataset, EpisodeLoader, collate
 from sparsesvm.meta.episodes import Count, Draws, EpisodeNumbers, EpisodeSampler
@@ -53,13 +55,16 @@ class EpisodeData(lightning.LightningDataModule):
     Args:
         reader: where the images come from.
         n_way, n_shot, n_query: of training episodes: numbers, or [smallest, largest] to draw from for each episode.
+        support_sets: training tasks made of the images of one episode: in each, other images of every class are the support set,
+            the rest the queries. The images are encoded once, so that further tasks cost the head's time alone. They need
+            n_query >= (support_sets - 1) * n_shot.
         within: share of training episodes with classes from one group (alphabet).
         rotations: training classes turned by quarter turns are further classes.
         augment: random changes of training images.
         class_augment: changes common to the images of a class, which make new classes, in a share of the training episodes.
         class_augment_share: this share.
-        tasks_per_step: training tasks per step in each process.
-        episodes_per_epoch: training tasks of an epoch, over all processes.
+        tasks_per_step: training episodes per step in each process.
+        episodes_per_epoch: training episodes of an epoch, over all processes.
         val, test: the settings to evaluate in.
         val_episodes, test_episodes: tasks in each of them.
         tasks_per_batch: tasks evaluated at a time; images that they share are encoded once.
@@ -75,6 +80,7 @@ class EpisodeData(lightning.LightningDataModule):
         n_way: Count = 5,
         n_shot: Count = 1,
         n_query: Count = 15,
+        support_sets: int = 1,
         within: float = 0.0,
         rotations: bool = False,
         augment: Augment | None = None,
@@ -102,6 +108,7 @@ class EpisodeData(lightning.LightningDataModule):
             "within": within,
             "rotations": rotations,
         }
+        self.support_sets = _checks.check_integer("support_sets", support_sets, minimum=1)
         self.tasks_per_step, self.episodes_per_epoch, self.tasks_per_batch = tasks_per_step, episodes_per_epoch, tasks_per_batch
         self.settings = {"val": val or [Setting()], "test": test or [Setting()]}
         self.episodes = {"val": val_episodes, "test": test_episodes}
@@ -127,6 +134,12 @@ class EpisodeData(lightning.LightningDataModule):
     def _train_episodes(self) -> EpisodeDataset:
         images = self.images("train")
         sampler = EpisodeSampler(images.labels, **self.train, groups=images.class_groups, seed=self.seed)
+        needed = (self.support_sets - 1) * sampler.n_shot[1]
+        if sampler.n_query[0] < needed:
+            raise DataError(
+                f"{self.support_sets} support sets of n_shot = {sampler.n_shot[1]} need n_query of at least {needed}; got "
+                f"{sampler.n_query[0]}. Lower support_sets or raise n_query."
+            )
         return EpisodeDataset(images, sampler, self.augment, self.class_augment, self.class_augment_share)
 
     def transfer_batch_to_device(self, batch: EpisodeBatch, device: torch.device, dataloader_idx: int) -> EpisodeBatch:
@@ -140,7 +153,7 @@ class EpisodeData(lightning.LightningDataModule):
             self._train_data,
             batch_size=self.tasks_per_step,
             sampler=self._numbers(self.episodes_per_epoch, fresh=True, multiple=self.tasks_per_step),
-            collate_fn=collate,
+            collate_fn=partial(collate, support_sets=self.support_sets),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
