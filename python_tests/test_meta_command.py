@@ -27,14 +27,15 @@ trainer: {{max_epochs: {epochs}, accelerator: cpu, enable_progress_bar: false, e
           default_root_dir: {root}}}
 model:
   encoder: {{class_path: sparsesvm.meta.Conv4, init_args: {{channels: 1, widths: [8, 16], pool: [true, true]}}}}
-  head: {{class_path: sparsesvm.SparseSVMHead, init_args: {{lambda1_ratio: 0.2, refit: true}}}}
+  head: {{class_path: sparsesvm.SparseSVMHead, init_args: {{lambda1_ratio: 0.05, dual_reg: 0.5, refit: ridge}}}}
   auxiliary_head: {{class_path: sparsesvm.RidgeHead}}
   warmup_steps: 2
 data:
   reader: {{class_path: sparsesvm.meta.Digits}}
   n_way: [3, 4]
   n_shot: [1, 3]
-  n_query: [2, 5]
+  n_query: [3, 5]
+  support_sets: 2
   rotations: true
   augment: {{shift: 0.1, rotate: 10}}
   tasks_per_step: 2
@@ -105,7 +106,7 @@ def test_fit_leaves_checkpoints_logs_configuration_table_and_pictures(config, tm
         assert 0 <= float(row["train/accuracy"]) <= 1
     assert float([row for row in rows(root) if row["val/accuracy"]][-1]["val/accuracy"]) > 0.3
     printed = capsys.readouterr().out
-    assert "| trained: sparse SVM (ratio 0.2, refit) |" in printed
+    assert "| trained: sparse SVM (ratio 0.05, ridge refit) |" in printed
     assert {path.name for path in (root / "report").iterdir()} == {
         "curve",
         "table.md",
@@ -116,9 +117,9 @@ def test_fit_leaves_checkpoints_logs_configuration_table_and_pictures(config, tm
         "weights.png",
     }
     found = json.loads((root / "report" / "results.json").read_text())["results"]
-    assert len(found) == 5
-    assert "trained: auxiliary ridge" in found
-    own = found["trained: sparse SVM (ratio 0.2, refit)"]["5-way 1-shot"]
+    assert len(found) == 6
+    assert {"trained: auxiliary ridge", "ridge refit on all features", "SVM on the first encoder"} <= found.keys()
+    own = found["trained: sparse SVM (ratio 0.05, ridge refit)"]["5-way 1-shot"]
     assert len(own["episodes"]) == 20
     assert own["accuracy"] == pytest.approx(np.mean(own["episodes"]), abs=1e-3)
 
@@ -126,7 +127,7 @@ def test_fit_leaves_checkpoints_logs_configuration_table_and_pictures(config, tm
     cli.main([*averaged, "--output", str(tmp_path / "averaged")])
     content = json.loads((tmp_path / "averaged" / "results.json").read_text())
     assert content["copies"] == 4
-    other = content["results"]["trained: sparse SVM (ratio 0.2, refit)"]["5-way 1-shot"]
+    other = content["results"]["trained: sparse SVM (ratio 0.05, ridge refit)"]["5-way 1-shot"]
     assert other["episodes"] != own["episodes"]
     assert other["accuracy"] > own["accuracy"] - 10
 
@@ -140,7 +141,7 @@ def test_fit_leaves_checkpoints_logs_configuration_table_and_pictures(config, tm
     cli.main(["validate", "--config", str(config()), "--ckpt_path", str(root / "checkpoints" / "best.ckpt")])
     learner = load(root / "checkpoints" / "best.ckpt")
     assert not learner.training
-    assert learner.head.lambda1_ratio == 0.2
+    assert (learner.head.lambda1_ratio, learner.head.refit) == (0.05, "ridge")
     assert learner.embed(np.zeros((2, 16, 16), np.uint8)).shape == (2, 64)
 
 

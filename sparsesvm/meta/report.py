@@ -114,7 +114,11 @@ def _sources(arguments: argparse.Namespace) -> tuple[dict[str, Method], ImageSet
             methods[f"{name} on the first encoder"] = method
     own = next(iter(methods.values())).head
     if isinstance(own, SparseSVMHead):
-        methods["SVM on the first encoder"] = Method(first, evaluate.at_ratio(own, 0.0))
+        if own.refit == "ridge":
+            methods["ridge refit on all features"] = Method(first, evaluate.at_ratio(own, 0.0))
+        svm = evaluate.at_ratio(own, 0.0)
+        svm.refit = False
+        methods["SVM on the first encoder"] = Method(first, svm)
     return methods, images, data.settings["test"]
 
 
@@ -128,9 +132,12 @@ def _name(source: str, sources: Sequence[str]) -> str:
 
 def _describe(head: evaluate.Head) -> str:
     if isinstance(head, SparseSVMHead):
+        if head.lambda1 == 0 or head.lambda1_ratio == 0:
+            return "dense SVM"
         penalty = f"ratio {head.lambda1_ratio:g}" if head.lambda1_ratio is not None else f"lambda1 {head.lambda1:g}"
         bound = f", at most {100 * head.max_active:g} %" if head.max_active < 1 else ""
-        return f"sparse SVM ({penalty}{', refit' if head.refit else ''}{bound})"
+        refit = ", ridge refit" if head.refit == "ridge" else ", refit" if head.refit else ""
+        return f"sparse SVM ({penalty}{refit}{bound})"
     return "ridge" if isinstance(head, RidgeHead) else "prototype"
 
 
