@@ -4,7 +4,7 @@
 Every head, seed and fold of test alphabets is one `sparsesvm fit --config omniglot-small` and its last checkpoint, so that
 nothing is chosen; a complete run is not repeated, an interrupted one goes on. Then all are evaluated on the same test episodes,
 and the differences to the first head are paired over episodes and averaged over seeds. The configuration's auxiliary head,
-ridge, helps to train every encoder.
+the dense SVM, helps to train every encoder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPTION = "--model.head.init_args"
 HEADS = {
     "sparse": (),
     "svm": (f"{OPTION}.lambda1_ratio=0", f"{OPTION}.refit=false", f"{OPTION}.max_active=1"),
-    # As the configuration's auxiliary head.
+    # With the penalty of the sparse head's refit.
     "ridge": ("--model.head=sparsesvm.RidgeHead", f"{OPTION}.lambda2=1", f"{OPTION}.normalize=each"),
     "prototype": ("--model.head=sparsesvm.PrototypeHead", f"{OPTION}.normalize=each"),
 }
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--heads", nargs="+", default=list(HEADS), choices=list(HEADS), help="the others are compared with the first"
     )
-    parser.add_argument("--epochs", type=int, default=40, help="of the configuration's learning rate schedule too")
+    parser.add_argument("--epochs", type=int, default=36, help="of the configuration's learning rate schedule too")
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--runs", default="runs/omniglot-heads", help="folder of the training runs")
     parser.add_argument("--output", type=Path, default=report.FOLDER, help="folder of the tables")
