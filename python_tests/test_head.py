@@ -157,7 +157,7 @@ def test_copies_and_states_leave_the_last_solution_behind(data):
         (lambda: SparseSVMHead(lambda2=0.0), "lambda2 must be positive"),
         (lambda: RidgeHead(lambda2=-1.0), "lambda2 must be positive"),
         (lambda: PrototypeHead(scale=0.0), "scale must be positive"),
-        (lambda: SparseSVMHead(max_active=0.5), r"max_active must lie in \(0, 1\], and less than 1 needs refit=True; got 0.5"),
+        (lambda: SparseSVMHead(max_active=0.5), r"max_active must lie in \(0, 1\], and less than 1 needs refit; got 0.5"),
         (lambda: SparseSVMHead(refit="svm"), 'refit must be True, False or "ridge"; got .svm.'),
         (lambda: SparseSVMHead(refit="ridge"), r'refit="ridge" has the penalty dual_reg.*got dual_reg=0.0'),
         (lambda: SparseSVMHead(refit="ridge", dual_reg=1.0, learn_penalties=True), "no gradient for learn_penalties"),

@@ -246,7 +246,7 @@ class SparseSVMHead(_FewShotHead):
         self.refit = refit
         self.max_active = _checks.check_number("max_active", max_active, positive=True)
         if self.max_active > 1 or (self.max_active < 1 and not refit):
-            raise ValueError(f"max_active must lie in (0, 1], and less than 1 needs refit=True; got {max_active}, refit={refit}")
+            raise ValueError(f"max_active must lie in (0, 1], and less than 1 needs refit; got {max_active}, refit={refit}")
         self.dual_reg = _checks.check_number("dual_reg", dual_reg)
         if refit not in (True, False, "ridge"):
             raise ValueError(f'refit must be True, False or "ridge"; got {refit!r}')
