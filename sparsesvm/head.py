@@ -53,11 +53,10 @@ class FittedHead:
             features = query.to(self.weights.dtype)
             if self.mean is not None:
                 features = features - self.mean
-            if self.each:
-                features = features / _norm(features)
-            elif self.norm is not None:
-                features = features / self.norm
+            norm = _norm(features) if self.each else self.norm
             logits = functional.decision_function(features, self.weights)
+            if norm is not None:
+                logits = logits / norm  # the logits are fewer than the features
             if self.bias is not None:
                 logits = logits + self.bias.unsqueeze(-2)
             return (self.scale * logits).to(query.dtype)
