@@ -3,8 +3,10 @@
 from importlib.metadata import version
 
 from sparsesvm._backends import backends
+from sparsesvm.dense_heads import PrototypeHead, RidgeHead
+from sparsesvm.fewshot import FittedHead
 from sparsesvm.functional import decision_function, duality_gap, lambda1_max, regularization_path, solve
-from sparsesvm.head import FittedHead, PrototypeHead, RidgeHead, SparseSVMHead
+from sparsesvm.head import SparseSVMHead
 from sparsesvm.results import ConvergenceError, ConvergenceWarning, RegularizationPath, Solution, StatusCode
 
 __version__ = version("sparsesvm")

@@ -1,173 +1,20 @@
-"""Few-shot heads: a linear classifier fitted to the support set, differentiable end to end.
-
-All heads share one call, so that one training script can swap them::
-
-    logits = head(query, support, support_labels)        # fit and score in one go
-    fitted = head.fit(support, support_labels)           # fit once ...
-    fitted.predict(query)                                # ... predict many times
-
-`SparseSVMHead` is the group-sparse multiclass SVM of Lachapelle et al. 2023 (arXiv 2211.14666); `RidgeHead` and
-`PrototypeHead` are the usual dense baselines.
-"""
+"""`SparseSVMHead`: the group-sparse multiclass SVM of Lachapelle et al. 2023 (arXiv 2211.14666) as a few-shot head."""
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sparsesvm import _checks, functional, reference
+from sparsesvm.dense_heads import ridge_weights
+from sparsesvm.fewshot import FewShotHead, Normalize, log_parameter
 from sparsesvm.results import Solution
 
-__all__ = ["FittedHead", "PrototypeHead", "RidgeHead", "SparseSVMHead"]
-
-Normalize = bool | Literal["each"]
 Refit = bool | Literal["ridge"]
 
 
-@dataclass(frozen=True)
-class FittedHead:
-    """A classifier fitted to a support set, affine in the standardised features.
-
-    Attributes:
-        weights: (..., n_way, n_features).
-        bias: (..., n_way), or None.
-        mean: (..., 1, n_features), subtracted from every query; None when the head does not centre.
-        norm: (..., 1, 1), divides every query; None when the head does not normalise, or normalises each sample.
-        scale: the logit scale.
-        each: every query is divided by its own norm, after `mean` is subtracted.
-    """
-
-    weights: Tensor
-    bias: Tensor | None
-    mean: Tensor | None
-    norm: Tensor | None
-    scale: Tensor | float
-    each: bool = False
-
-    def decision_function(self, query: Tensor) -> Tensor:
-        """Logits (..., n_query, n_way) of the query samples (..., n_query, n_features), in the dtype of `query`."""
-        _checks.check_query(query, self.weights, "query")
-        with _full_precision(query):
-            features = query.to(self.weights.dtype)
-            if self.mean is not None:
-                features = features - self.mean
-            norm = _norm(features) if self.each else self.norm
-            logits = functional.decision_function(features, self.weights)
-            if norm is not None:
-                logits = logits / norm  # the logits are fewer than the features
-            if self.bias is not None:
-                logits = logits + self.bias.unsqueeze(-2)
-            return (self.scale * logits).to(query.dtype)
-
-    def predict(self, query: Tensor) -> Tensor:
-        """Class with the largest logit, (..., n_query) int64."""
-        return self.decision_function(query).argmax(-1)
-
-
-class _FewShotHead(nn.Module):
-    """What all heads share: standardised features, a logit scale, the call. A subclass fits the linear classifier."""
-
-    log_scale: nn.Parameter | None
-
-    def __init__(self, *, center: bool, normalize: Normalize, scale: float, learn_scale: bool) -> None:
-        super().__init__()
-        if normalize not in (True, False, "each"):
-            raise ValueError(f'normalize must be True, False or "each"; got {normalize!r}')
-        scale = _checks.check_number("scale", scale, positive=True)
-        self.center = center
-        self.normalize = normalize
-        self.scale = scale
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale))) if learn_scale else None
-
-    def forward(
-        self,
-        query: Tensor,
-        support: Tensor,
-        support_labels: Tensor,
-        n_way: int | None = None,
-        n_shot: int | None = None,
-        *,
-        sample_weight: Tensor | None = None,
-    ) -> Tensor:
-        """Fit the classifier to the support set and score the query samples.
-
-        Args:
-            query: (..., n_query, n_features), any floating-point dtype.
-            support: (..., n_support, n_features); leading task dimensions as in `query`.
-            support_labels: (..., n_support) integers in [0, n_way), in any order.
-            n_way: number of classes; by default the largest label + 1, which must be known in advance, hence given,
-                under `torch.compile`, `torch.export` and `torch.func.vmap`.
-            n_shot: only checked: the support set must then hold n_way * n_shot samples. Nothing else depends on it.
-            sample_weight: (..., n_support), >= 0. Zero removes a sample: tasks of different size share a batch by
-                padding, and what the padding holds changes nothing.
-
-        Returns:
-            Logits (..., n_query, n_way) in the dtype of `query`. Half-precision inputs are solved in float32.
-        """
-        return self.fit(support, support_labels, n_way, n_shot, sample_weight=sample_weight).decision_function(query)
-
-    def fit(
-        self,
-        support: Tensor,
-        support_labels: Tensor,
-        n_way: int | None = None,
-        n_shot: int | None = None,
-        *,
-        sample_weight: Tensor | None = None,
-    ) -> FittedHead:
-        """Fit the classifier to the support set; the arguments are those of the call."""
-        _checks.check_features(support, "support")
-        _checks.check_labels(support_labels, support, "support_labels", "support")
-        labels = support_labels.long()
-        n_way = _checks.find_n_way(labels, n_way)
-        seen = _checks.check_label_range(labels, n_way, "support_labels")
-        if n_shot is not None and support.shape[-2] != n_way * n_shot:
-            raise ValueError(
-                f"support must hold n_way * n_shot = {n_way} * {n_shot} samples; got {support.shape[-2]}. "
-                "Leave n_shot out for tasks with unequal classes."
-            )
-        if sample_weight is not None:
-            _checks.check_sample_weight(sample_weight, support, "support")
-        with _full_precision(support):
-            support = support.to(torch.promote_types(support.dtype, torch.float32))
-            mean = norm = None
-            if sample_weight is not None:
-                sample_weight = sample_weight.to(support.dtype)
-                _checks.check_penalty_range("sample_weight", sample_weight)
-                # An absent sample may hold anything, NaN included, which a product with zero would keep.
-                support = support.where(sample_weight.unsqueeze(-1) > 0, 0.0)
-            _checks.check_finite("support", support)
-            if self.center:
-                mean = _weighted_mean(support, sample_weight)
-                support = support - mean
-            if self.normalize == "each":
-                support = support / _norm(support)
-            elif self.normalize:
-                mean_square = _weighted_mean(support.square().sum(-1, keepdim=True), sample_weight)
-                # A support set of identical samples is all zero once centred, and stays so.
-                norm = torch.where(mean_square > 0, mean_square, 1.0).sqrt()
-                support = support / norm
-            if not seen:
-                # Labels of no class must not pass for an answer.
-                support = support.where(((labels >= 0) & (labels < n_way)).unsqueeze(-1), math.nan)
-            weights, bias = self._fit_linear(support, labels, n_way, sample_weight)
-            scale = self.scale if self.log_scale is None else self.log_scale.exp()
-            return FittedHead(weights, bias, mean, norm, scale, self.normalize == "each")
-
-    def _fit_linear(
-        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Weights (..., n_way, n_features) and bias (..., n_way) for standardised features."""
-        raise NotImplementedError
-
-    def extra_repr(self) -> str:
-        scale = f"scale={self.scale}, learn_scale={self.log_scale is not None}"
-        return f"center={self.center}, normalize={self.normalize}, {scale}"
-
-
-class SparseSVMHead(_FewShotHead):
+class SparseSVMHead(FewShotHead):
     """Group-sparse multiclass SVM fitted to the support set: each task uses only a fraction of the features.
 
     Minimises `functional.solve`'s objective on the standardised support features; gradients reach the features, the
@@ -257,9 +104,9 @@ class SparseSVMHead(_FewShotHead):
         self.tol = tol
         self.max_iter = max_iter
         self.on_failure = on_failure
-        self.log_lambda1 = _log_parameter(lambda1) if learn_penalties else None
-        self.log_lambda1_ratio = _log_parameter(lambda1_ratio) if learn_penalties else None
-        self.log_lambda2 = _log_parameter(lambda2) if learn_penalties else None
+        self.log_lambda1 = log_parameter(lambda1) if learn_penalties else None
+        self.log_lambda1_ratio = log_parameter(lambda1_ratio) if learn_penalties else None
+        self.log_lambda2 = log_parameter(lambda2) if learn_penalties else None
         self.last_solution: Solution | None = None
 
     def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, None]:
@@ -274,7 +121,7 @@ class SparseSVMHead(_FewShotHead):
             selected = features * active.repeat_interleave(self.group_size, -1).unsqueeze(-2)
             if self.refit == "ridge":
                 solution = solution._replace(active=active)
-                weights = _ridge_weights(selected, labels, n_way, sample_weight, self.dual_reg)
+                weights = ridge_weights(selected, labels, n_way, sample_weight, self.dual_reg)
             else:
                 solution = self._solve(selected, labels, n_way, sample_weight, lambda2, lambda1=0.0, init_dual=solution.dual)
                 weights = solution.weights
@@ -333,87 +180,6 @@ class SparseSVMHead(_FewShotHead):
         )
 
 
-class RidgeHead(_FewShotHead):
-    """Ridge regression on the support set in closed form, the head of R2-D2 (Bertinetto et al. 2019).
-
-    Minimises 1/2 sum_i c_i ||W f_i - t_i||^2 + lambda2 / 2 ||W||^2 with targets t_i = one-hot(y_i) - 1 / n_way, in the
-    Gram matrix of the support samples.
-
-    Args:
-        lambda2: squared-norm penalty, weighed against the sum of squared errors; > 0.
-        center, normalize, scale, learn_scale, learn_penalties: as in `SparseSVMHead`.
-    """
-
-    log_lambda2: nn.Parameter | None
-
-    def __init__(
-        self,
-        *,
-        lambda2: float = 0.1,
-        center: bool = True,
-        normalize: Normalize = True,
-        scale: float = 10.0,
-        learn_scale: bool = True,
-        learn_penalties: bool = False,
-    ) -> None:
-        super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
-        self.lambda2 = _checks.check_number("lambda2", lambda2, positive=True)
-        self.log_lambda2 = _log_parameter(lambda2) if learn_penalties else None
-
-    def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, None]:
-        lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
-        return _ridge_weights(features, labels, n_way, sample_weight, lambda2), None
-
-    def extra_repr(self) -> str:
-        return f"lambda2={self.lambda2}, learn_penalties={self.log_lambda2 is not None}, {super().extra_repr()}"
-
-
-class PrototypeHead(_FewShotHead):
-    """Nearest class mean, the head of Prototypical Networks (Snell et al. 2017).
-
-    Logits are minus the squared Euclidean distances to the class means, less the squared norm of the query: a term
-    common to all classes, which changes neither predictions nor cross entropy. A class without support samples is
-    never predicted.
-
-    Args:
-        center, normalize, scale, learn_scale: as in `SparseSVMHead`.
-    """
-
-    def __init__(
-        self, *, center: bool = True, normalize: Normalize = True, scale: float = 10.0, learn_scale: bool = True
-    ) -> None:
-        super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
-
-    def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        members = functional.one_hot(labels, n_way).to(features.dtype)
-        if sample_weight is not None:
-            members = members * sample_weight.unsqueeze(-1)
-        total = members.sum(-2)
-        empty = total == 0
-        prototypes = members.mT @ features / torch.where(empty, 1.0, total).unsqueeze(-1)
-        # Hugely negative but finite for an empty class: the gradient of the scale must not meet 0 * inf.
-        never = -math.sqrt(torch.finfo(features.dtype).max)
-        bias = torch.where(empty, never, -prototypes.square().sum(-1))
-        return 2 * prototypes, bias
-
-
-def _ridge_weights(features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, lambda2: Tensor | float) -> Tensor:
-    """`RidgeHead`'s weights (..., n_way, n_features)."""
-    targets = functional.one_hot(labels, n_way).to(features.dtype) - 1 / n_way
-    # (F' C F + lambda2 I)^-1 F' C T = F' C (F F' C + lambda2 I)^-1 T. Without square roots of the weights C, the gradient
-    # exists at weight zero too.
-    weight = 1.0 if sample_weight is None else sample_weight.unsqueeze(-1)
-    gram = (weight * (features @ features.mT)).mT
-    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    coefficients: Tensor = weight * torch.linalg.solve(gram + lambda2 * identity, targets)
-    return coefficients.mT @ features
-
-
-def _full_precision(tensor: Tensor) -> torch.autocast:
-    """No autocast inside: the solvers work in float32 at least."""
-    return torch.autocast(device_type=tensor.device.type, enabled=False)
-
-
 def _outlives_the_call(tensor: Tensor) -> bool:
     """Not if it is mapped by torch.func.vmap."""
     if torch.compiler.is_compiling():
@@ -423,22 +189,3 @@ def _outlives_the_call(tensor: Tensor) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _weighted_mean(values: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """Mean over the samples, (..., 1, n); zero when all samples are absent."""
-    if sample_weight is None:
-        return values.mean(-2, keepdim=True)
-    weight = sample_weight.unsqueeze(-1)
-    total = weight.sum(-2, keepdim=True)
-    return (weight * values).sum(-2, keepdim=True) / torch.where(total > 0, total, 1.0)
-
-
-def _norm(features: Tensor) -> Tensor:
-    """Length of each sample, (..., n, 1); one for a sample of zeros, which stays so."""
-    square = features.square().sum(-1, keepdim=True)
-    return torch.where(square > 0, square, 1.0).sqrt()
-
-
-def _log_parameter(value: float | None) -> nn.Parameter | None:
-    return nn.Parameter(torch.tensor(math.log(value))) if value else None

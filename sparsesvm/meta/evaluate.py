@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import sparsesvm
-from sparsesvm.head import FittedHead, PrototypeHead, RidgeHead, SparseSVMHead
+from sparsesvm import FittedHead, PrototypeHead, RidgeHead, SparseSVMHead
 from sparsesvm.meta.data import Setting
 from sparsesvm.meta.episodes import Draw
 from sparsesvm.meta.errors import DataError

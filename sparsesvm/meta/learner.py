@@ -14,8 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sparsesvm import _checks
-from sparsesvm.head import FittedHead, SparseSVMHead
+from sparsesvm import FittedHead, SparseSVMHead, _checks
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
 from sparsesvm.meta.errors import DataError

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsesvm.head import PrototypeHead, RidgeHead, SparseSVMHead
+from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead
 from sparsesvm.meta import evaluate
 from sparsesvm.meta.data import Setting
 from sparsesvm.meta.errors import DataError

@@ -1,0 +1,85 @@
+"""The usual few-shot heads, which use all features: the baselines of `SparseSVMHead`, and its ridge refit."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sparsesvm import _checks, functional
+from sparsesvm.fewshot import FewShotHead, Normalize, log_parameter
+
+
+class RidgeHead(FewShotHead):
+    """Ridge regression on the support set in closed form, the head of R2-D2 (Bertinetto et al. 2019).
+
+    Minimises 1/2 sum_i c_i ||W f_i - t_i||^2 + lambda2 / 2 ||W||^2 with targets t_i = one-hot(y_i) - 1 / n_way, in the
+    Gram matrix of the support samples.
+
+    Args:
+        lambda2: squared-norm penalty, weighed against the sum of squared errors; > 0.
+        center, normalize, scale, learn_scale, learn_penalties: as in `SparseSVMHead`.
+    """
+
+    log_lambda2: nn.Parameter | None
+
+    def __init__(
+        self,
+        *,
+        lambda2: float = 0.1,
+        center: bool = True,
+        normalize: Normalize = True,
+        scale: float = 10.0,
+        learn_scale: bool = True,
+        learn_penalties: bool = False,
+    ) -> None:
+        super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
+        self.lambda2 = _checks.check_number("lambda2", lambda2, positive=True)
+        self.log_lambda2 = log_parameter(lambda2) if learn_penalties else None
+
+    def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, None]:
+        lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
+        return ridge_weights(features, labels, n_way, sample_weight, lambda2), None
+
+    def extra_repr(self) -> str:
+        return f"lambda2={self.lambda2}, learn_penalties={self.log_lambda2 is not None}, {super().extra_repr()}"
+
+
+class PrototypeHead(FewShotHead):
+    """Nearest class mean, the head of Prototypical Networks (Snell et al. 2017).
+
+    Logits are minus the squared Euclidean distances to the class means, less the squared norm of the query: a term
+    common to all classes, which changes neither predictions nor cross entropy. A class without support samples is
+    never predicted.
+
+    Args:
+        center, normalize, scale, learn_scale: as in `SparseSVMHead`.
+    """
+
+    def __init__(
+        self, *, center: bool = True, normalize: Normalize = True, scale: float = 10.0, learn_scale: bool = True
+    ) -> None:
+        super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
+
+    def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        members = functional.one_hot(labels, n_way).to(features.dtype)
+        if sample_weight is not None:
+            members = members * sample_weight.unsqueeze(-1)
+        total = members.sum(-2)
+        empty = total == 0
+        prototypes = members.mT @ features / torch.where(empty, 1.0, total).unsqueeze(-1)
+        # Hugely negative but finite for an empty class: the gradient of the scale must not meet 0 * inf.
+        never = -math.sqrt(torch.finfo(features.dtype).max)
+        bias = torch.where(empty, never, -prototypes.square().sum(-1))
+        return 2 * prototypes, bias
+
+
+def ridge_weights(features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, lambda2: Tensor | float) -> Tensor:
+    """`RidgeHead`'s weights (..., n_way, n_features)."""
+    targets = functional.one_hot(labels, n_way).to(features.dtype) - 1 / n_way
+    # (F' C F + lambda2 I)^-1 F' C T = F' C (F F' C + lambda2 I)^-1 T. Without square roots of the weights C, the gradient
+    # exists at weight zero too.
+    weight = 1.0 if sample_weight is None else sample_weight.unsqueeze(-1)
+    gram = (weight * (features @ features.mT)).mT
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    coefficients: Tensor = weight * torch.linalg.solve(gram + lambda2 * identity, targets)
+    return coefficients.mT @ features

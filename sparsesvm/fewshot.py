@@ -1,0 +1,184 @@
+"""What all few-shot heads share: a linear classifier fitted to the support set, differentiable end to end.
+
+One call, so that one training script can swap them::
+
+    logits = head(query, support, support_labels)        # fit and score in one go
+    fitted = head.fit(support, support_labels)           # fit once ...
+    fitted.predict(query)                                # ... predict many times
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparsesvm import _checks, functional
+
+Normalize = bool | Literal["each"]
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A classifier fitted to a support set, affine in the standardised features.
+
+    Attributes:
+        weights: (..., n_way, n_features).
+        bias: (..., n_way), or None.
+        mean: (..., 1, n_features), subtracted from every query; None when the head does not centre.
+        norm: (..., 1, 1), divides every query; None when the head does not normalise, or normalises each sample.
+        scale: the logit scale.
+        each: every query is divided by its own norm, after `mean` is subtracted.
+    """
+
+    weights: Tensor
+    bias: Tensor | None
+    mean: Tensor | None
+    norm: Tensor | None
+    scale: Tensor | float
+    each: bool = False
+
+    def decision_function(self, query: Tensor) -> Tensor:
+        """Logits (..., n_query, n_way) of the query samples (..., n_query, n_features), in the dtype of `query`."""
+        _checks.check_query(query, self.weights, "query")
+        with _full_precision(query):
+            features = query.to(self.weights.dtype)
+            if self.mean is not None:
+                features = features - self.mean
+            norm = _norm(features) if self.each else self.norm
+            logits = functional.decision_function(features, self.weights)
+            if norm is not None:
+                logits = logits / norm  # the logits are fewer than the features
+            if self.bias is not None:
+                logits = logits + self.bias.unsqueeze(-2)
+            return (self.scale * logits).to(query.dtype)
+
+    def predict(self, query: Tensor) -> Tensor:
+        """Class with the largest logit, (..., n_query) int64."""
+        return self.decision_function(query).argmax(-1)
+
+
+class FewShotHead(nn.Module):
+    """What all heads share: standardised features, a logit scale, the call. A subclass fits the linear classifier."""
+
+    log_scale: nn.Parameter | None
+
+    def __init__(self, *, center: bool, normalize: Normalize, scale: float, learn_scale: bool) -> None:
+        super().__init__()
+        if normalize not in (True, False, "each"):
+            raise ValueError(f'normalize must be True, False or "each"; got {normalize!r}')
+        scale = _checks.check_number("scale", scale, positive=True)
+        self.center = center
+        self.normalize = normalize
+        self.scale = scale
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale))) if learn_scale else None
+
+    def forward(
+        self,
+        query: Tensor,
+        support: Tensor,
+        support_labels: Tensor,
+        n_way: int | None = None,
+        n_shot: int | None = None,
+        *,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        """Fit the classifier to the support set and score the query samples.
+
+        Args:
+            query: (..., n_query, n_features), any floating-point dtype.
+            support: (..., n_support, n_features); leading task dimensions as in `query`.
+            support_labels: (..., n_support) integers in [0, n_way), in any order.
+            n_way: number of classes; by default the largest label + 1, which must be known in advance, hence given,
+                under `torch.compile`, `torch.export` and `torch.func.vmap`.
+            n_shot: only checked: the support set must then hold n_way * n_shot samples. Nothing else depends on it.
+            sample_weight: (..., n_support), >= 0. Zero removes a sample: tasks of different size share a batch by
+                padding, and what the padding holds changes nothing.
+
+        Returns:
+            Logits (..., n_query, n_way) in the dtype of `query`. Half-precision inputs are solved in float32.
+        """
+        return self.fit(support, support_labels, n_way, n_shot, sample_weight=sample_weight).decision_function(query)
+
+    def fit(
+        self,
+        support: Tensor,
+        support_labels: Tensor,
+        n_way: int | None = None,
+        n_shot: int | None = None,
+        *,
+        sample_weight: Tensor | None = None,
+    ) -> FittedHead:
+        """Fit the classifier to the support set; the arguments are those of the call."""
+        _checks.check_features(support, "support")
+        _checks.check_labels(support_labels, support, "support_labels", "support")
+        labels = support_labels.long()
+        n_way = _checks.find_n_way(labels, n_way)
+        seen = _checks.check_label_range(labels, n_way, "support_labels")
+        if n_shot is not None and support.shape[-2] != n_way * n_shot:
+            raise ValueError(
+                f"support must hold n_way * n_shot = {n_way} * {n_shot} samples; got {support.shape[-2]}. "
+                "Leave n_shot out for tasks with unequal classes."
+            )
+        if sample_weight is not None:
+            _checks.check_sample_weight(sample_weight, support, "support")
+        with _full_precision(support):
+            support = support.to(torch.promote_types(support.dtype, torch.float32))
+            mean = norm = None
+            if sample_weight is not None:
+                sample_weight = sample_weight.to(support.dtype)
+                _checks.check_penalty_range("sample_weight", sample_weight)
+                # An absent sample may hold anything, NaN included, which a product with zero would keep.
+                support = support.where(sample_weight.unsqueeze(-1) > 0, 0.0)
+            _checks.check_finite("support", support)
+            if self.center:
+                mean = _weighted_mean(support, sample_weight)
+                support = support - mean
+            if self.normalize == "each":
+                support = support / _norm(support)
+            elif self.normalize:
+                mean_square = _weighted_mean(support.square().sum(-1, keepdim=True), sample_weight)
+                # A support set of identical samples is all zero once centred, and stays so.
+                norm = torch.where(mean_square > 0, mean_square, 1.0).sqrt()
+                support = support / norm
+            if not seen:
+                # Labels of no class must not pass for an answer.
+                support = support.where(((labels >= 0) & (labels < n_way)).unsqueeze(-1), math.nan)
+            weights, bias = self._fit_linear(support, labels, n_way, sample_weight)
+            scale = self.scale if self.log_scale is None else self.log_scale.exp()
+            return FittedHead(weights, bias, mean, norm, scale, self.normalize == "each")
+
+    def _fit_linear(
+        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Weights (..., n_way, n_features) and bias (..., n_way) for standardised features."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        scale = f"scale={self.scale}, learn_scale={self.log_scale is not None}"
+        return f"center={self.center}, normalize={self.normalize}, {scale}"
+
+
+def log_parameter(value: float | None) -> nn.Parameter | None:
+    return nn.Parameter(torch.tensor(math.log(value))) if value else None
+
+
+def _full_precision(tensor: Tensor) -> torch.autocast:
+    """No autocast inside: the solvers work in float32 at least."""
+    return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+def _weighted_mean(values: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """Mean over the samples, (..., 1, n); zero when all samples are absent."""
+    if sample_weight is None:
+        return values.mean(-2, keepdim=True)
+    weight = sample_weight.unsqueeze(-1)
+    total = weight.sum(-2, keepdim=True)
+    return (weight * values).sum(-2, keepdim=True) / torch.where(total > 0, total, 1.0)
+
+
+def _norm(features: Tensor) -> Tensor:
+    """Length of each sample, (..., n, 1); one for a sample of zeros, which stays so."""
+    square = features.square().sum(-1, keepdim=True)
+    return torch.where(square > 0, square, 1.0).sqrt()
