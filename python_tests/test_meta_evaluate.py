@@ -11,6 +11,7 @@ import torch
 from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead, cli
 from sparsesvm.meta import DataError, ImageSet, Method, Setting, compare, default_methods, read_features
 from sparsesvm.meta.evaluate import at_ratio, draw, interval
+from sparsesvm.meta.report import _describe
 
 
 def clusters(n_classes=8, per_class=25, n_features=40, noise=1.0):
@@ -151,3 +152,17 @@ def test_the_comparison_of_heads_is_paired_over_episodes_and_averaged_over_seeds
     assert difference.startswith(f"{expected:+.2f} ± ")
     for test, validation in zip(FOLDS, VALIDATION, strict=True):
         assert not set(test) & set(validation)
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (SparseSVMHead(0.0), "dense SVM"),
+        (SparseSVMHead(lambda1=0.0, refit=True), "dense SVM"),
+        (SparseSVMHead(0.0, dual_reg=1.0, refit="ridge"), "sparse SVM (ratio 0, ridge refit)"),
+        (SparseSVMHead(0.0, refit=True, max_active=0.25), "sparse SVM (ratio 0, refit, at most 25 %)"),
+        (RidgeHead(), "ridge"),
+    ],
+)
+def test_a_head_is_called_dense_only_if_it_uses_all_features_as_an_svm(head, name):
+    assert _describe(head) == name

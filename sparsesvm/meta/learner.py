@@ -115,8 +115,8 @@ class MetaLearner(lightning.LightningModule):
         for n_way in batch.n_way.unique().tolist():
             tasks = (batch.n_way == n_way).nonzero().squeeze(1)
             logits = head(
-                _rows(features, batch.query[tasks]),
-                _rows(features, batch.support[tasks]),
+                functional.embedding(batch.query[tasks], features),  # features[...] has a slow derivative on the CPU
+                functional.embedding(batch.support[tasks], features),
                 batch.support_labels[tasks],
                 n_way,
                 sample_weight=batch.support_weight[tasks],
@@ -299,12 +299,6 @@ def task_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of the queries of each task (tasks,) that get their label; padding does not count."""
     counted = labels != IGNORE
     return ((logits.argmax(-1) == labels) & counted).sum(-1) / counted.sum(-1)
-
-
-def _rows(features: Tensor, indices: Tensor) -> Tensor:
-    """features[indices], with a faster derivative on the CPU."""
-    rows: Tensor = features.index_select(0, indices.flatten()).unflatten(0, indices.shape)
-    return rows
 
 
 class _Watch:

@@ -132,7 +132,7 @@ def _name(source: str, sources: Sequence[str]) -> str:
 
 def _describe(head: evaluate.Head) -> str:
     if isinstance(head, SparseSVMHead):
-        if head.lambda1 == 0 or head.lambda1_ratio == 0:
+        if (head.lambda1 == 0 or head.lambda1_ratio == 0) and head.refit != "ridge" and head.max_active == 1:
             return "dense SVM"
         penalty = f"ratio {head.lambda1_ratio:g}" if head.lambda1_ratio is not None else f"lambda1 {head.lambda1:g}"
         bound = f", at most {100 * head.max_active:g} %" if head.max_active < 1 else ""
