@@ -145,6 +145,28 @@ def test_fit_leaves_checkpoints_logs_configuration_table_and_pictures(config, tm
     assert learner.embed(np.zeros((2, 16, 16), np.uint8)).shape == (2, 64)
 
 
+def test_a_sparse_head_turns_from_dense_to_sparse_in_training_alone(config, monkeypatch):
+    seen = {"training": [], "validation": []}
+
+    def watch(stage):
+        step = getattr(MetaLearner, f"{stage}_step")
+
+        def watched(self, *arguments):
+            seen[stage].append((self.head.lambda1_ratio, self.head.max_active))
+            return step(self, *arguments)
+
+        monkeypatch.setattr(MetaLearner, f"{stage}_step", watched)
+
+    watch("training")
+    watch("validation")
+    options = ["--model.sparsity_warmup", "0.5", "--model.head.init_args.max_active", "0.5", "--report", "false"]
+    cli.main(["fit", "--config", str(config(2)), *options])
+    # Two epochs of four steps; half of them are on the way.
+    shares = [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
+    assert np.array(seen["training"]) == pytest.approx(np.array([(0.05 * share, 1 - 0.5 * share) for share in shares]))
+    assert set(seen["validation"]) == {(0.05, 0.5)}
+
+
 class OwnHead(torch.nn.Module):
     """A head of a user: it has the call of the others, and nothing else."""
 
@@ -207,8 +229,9 @@ def test_predictions_are_written(config, tmp_path):
 @pytest.mark.parametrize("when", ["between epochs", "within an epoch"])
 def test_a_killed_run_resumes_to_the_same_end(config, tmp_path, when):
     extra = "checkpoint: {every_n_train_steps: 3, monitor: null}\n" if when == "within an epoch" else ""
-    fit("--config", config(4, "whole", extra), "--report", "false")
-    killed = start("fit", "--config", config(4, "killed", extra), "--report", "false", "--trainer.limit_val_batches", "1.0")
+    options = ["--report", "false", "--model.sparsity_warmup", "1.0"]
+    fit("--config", config(4, "whole", extra), *options)
+    killed = start("fit", "--config", config(4, "killed", extra), *options, "--trainer.limit_val_batches", "1.0")
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     limit = time.monotonic() + 60
     while not last.exists() and time.monotonic() < limit and killed.poll() is None:
@@ -217,7 +240,7 @@ def test_a_killed_run_resumes_to_the_same_end(config, tmp_path, when):
     killed.communicate()
     reached = torch.load(last, weights_only=True)["global_step"]
     assert 0 < reached < 16
-    fit("--config", config(4, "killed", extra), "--report", "false", "--ckpt_path", "last")
+    fit("--config", config(4, "killed", extra), *options, "--ckpt_path", "last")
     whole, resumed = (weights(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "killed"))
     for name in whole:
         torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=0, msg=name)

@@ -124,11 +124,11 @@ def test_an_auxiliary_head_shares_the_loss_and_leaves_predictions_alone():
         assert torch.equal(logits, alone)
 
 
-def test_ratio_warmup_needs_a_fixed_ratio():
+def test_sparsity_warmup_needs_a_sparsity():
     for head in (RidgeHead(), SparseSVMHead(0.1, learn_penalties=True), SparseSVMHead(0.0), SparseSVMHead(lambda1=1.0)):
-        with pytest.raises(ValueError, match="ratio_warmup needs a SparseSVMHead with a fixed lambda1_ratio > 0"):
-            MetaLearner(Plain(), head, ratio_warmup=0.5)
-    for options, message in (({"ratio_warmup": 2}, r"ratio_warmup must lie"), ({"optimizer": "lbfgs"}, "must be adam or sgd")):
+        with pytest.raises(ValueError, match="a SparseSVMHead with a fixed lambda1_ratio > 0 or with max_active < 1"):
+            MetaLearner(Plain(), head, sparsity_warmup=0.5)
+    for options, message in (({"sparsity_warmup": 2}, "must lie in"), ({"optimizer": "lbfgs"}, "must be adam or sgd")):
         with pytest.raises(ValueError, match=message):
             MetaLearner(Plain(), RidgeHead(), **options)
 

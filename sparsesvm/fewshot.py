@@ -180,5 +180,5 @@ def _weighted_mean(values: Tensor, sample_weight: Tensor | None) -> Tensor:
 
 def _norm(features: Tensor) -> Tensor:
     """Length of each sample, (..., n, 1); one for a sample of zeros, which stays so."""
-    square = features.square().sum(-1, keepdim=True)
-    return torch.where(square > 0, square, 1.0).sqrt()
+    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return torch.where(norm > 0, norm, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import lightning
@@ -39,7 +40,8 @@ class MetaLearner(lightning.LightningModule):
         schedule: "cosine" to zero over the run, or learning rates from certain epochs on, e.g. {20: 0.006, 40: 0.0012}.
         warmup_steps: steps over which the learning rate grows to its value.
         label_smoothing: of the cross entropy.
-        ratio_warmup: share of the run over which the head's lambda1_ratio grows from zero to its value.
+        sparsity_warmup: share of the run over which a `SparseSVMHead` turns from dense to sparse: its lambda1_ratio grows from
+            zero to its value, and max_active falls from one, both linearly.
         seed: of dropout and other draws in training; the same numbers are drawn after a resume.
 
     Attributes:
@@ -56,23 +58,25 @@ class MetaLearner(lightning.LightningModule):
         schedule: Literal["cosine"] | dict[int, float] = "cosine",
         warmup_steps: int = 50,
         label_smoothing: float = 0.0,
-        ratio_warmup: float = 0.0,
+        sparsity_warmup: float = 0.0,
         seed: int = 0,
         auxiliary_head: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= ratio_warmup <= 1:
-            raise ValueError(f"ratio_warmup must lie in [0, 1]; got {ratio_warmup}")
-        if ratio_warmup and not (isinstance(head, SparseSVMHead) and head.lambda1_ratio and head.log_lambda1_ratio is None):
-            raise ValueError("ratio_warmup needs a SparseSVMHead with a fixed lambda1_ratio > 0")
+        if not 0 <= sparsity_warmup <= 1:
+            raise ValueError(f"sparsity_warmup must lie in [0, 1]; got {sparsity_warmup}")
+        if sparsity_warmup and not (
+            isinstance(head, SparseSVMHead) and head.log_lambda1_ratio is None and (head.lambda1_ratio or head.max_active < 1)
+        ):
+            raise ValueError("sparsity_warmup needs a SparseSVMHead with a fixed lambda1_ratio > 0 or with max_active < 1")
         if optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer must be adam or sgd; got {optimizer!r}")
         self.encoder, self.head = encoder.to(memory_format=torch.channels_last), head  # type: ignore[call-overload]
         self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
         self.schedule, self.warmup_steps, self.label_smoothing = schedule, warmup_steps, label_smoothing
-        self.ratio_warmup, self.seed, self.auxiliary_head = ratio_warmup, seed, auxiliary_head
+        self.sparsity_warmup, self.seed, self.auxiliary_head = sparsity_warmup, seed, auxiliary_head
         self.configuration: dict[str, Any] = {}
-        self._ratio = head.lambda1_ratio if isinstance(head, SparseSVMHead) else None
+        self._sparsity = (head.lambda1_ratio, head.max_active) if isinstance(head, SparseSVMHead) else None
         self._image_shape: list[int] | None = None
         self._watch = _Watch()
         self._accuracies: dict[int, list[Tensor]] = {}
@@ -108,21 +112,16 @@ class MetaLearner(lightning.LightningModule):
 
     def forward(self, batch: EpisodeBatch) -> list[tuple[Tensor, Tensor]]:
         """Query logits (tasks, n_query, n_way) of the tasks of each number of classes, and which tasks these are."""
-        return self._classify(self.head, self.encode(batch.images), batch)
+        return [(logits, tasks) for (logits,), tasks in self._classify(self.encode(batch.images), batch, self.head)]
 
-    def _classify(self, head: nn.Module, features: Tensor, batch: EpisodeBatch) -> list[tuple[Tensor, Tensor]]:
-        results = []
+    def _classify(self, features: Tensor, batch: EpisodeBatch, *heads: nn.Module) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """For the tasks of each number of classes: the query logits of each head, and which tasks these are."""
         for n_way in batch.n_way.unique().tolist():
             tasks = (batch.n_way == n_way).nonzero().squeeze(1)
-            logits = head(
-                functional.embedding(batch.query[tasks], features),  # features[...] has a slow derivative on the CPU
-                functional.embedding(batch.support[tasks], features),
-                batch.support_labels[tasks],
-                n_way,
-                sample_weight=batch.support_weight[tasks],
-            )
-            results.append((logits, tasks))
-        return results
+            query = functional.embedding(batch.query[tasks], features)  # features[...] has a slow derivative on the CPU
+            support = functional.embedding(batch.support[tasks], features)
+            labels, weight = batch.support_labels[tasks], batch.support_weight[tasks]
+            yield [head(query, support, labels, n_way, sample_weight=weight) for head in heads], tasks
 
     def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
         # What dropout draws depends on the step and the process alone, whatever happened before a resume.
@@ -130,23 +129,20 @@ class MetaLearner(lightning.LightningModule):
         draws = np.random.SeedSequence([self.seed, number, self.global_rank])
         torch.manual_seed(int(draws.generate_state(1)[0]))
         self._image_shape = list(batch.images.shape[1:])
-        if self.ratio_warmup:
-            share = self.global_step / max(1.0, self.ratio_warmup * self.trainer.estimated_stepping_batches)
-            self._set_ratio(min(1.0, share))
+        if self.sparsity_warmup:
+            self._set_sparsity(min(1.0, self.global_step / (self.sparsity_warmup * self.trainer.estimated_stepping_batches)))
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         features = self.encode(batch.images)
         values: dict[str, Tensor] = {}
         losses, hits = [], []
         self._watch.start(features)
-        for logits, tasks in self._classify(self.head, features, batch):
+        heads = [self.head] if self.auxiliary_head is None else [self.head, self.auxiliary_head]
+        for logits, tasks in self._classify(features, batch, *heads):
             labels = batch.query_labels[tasks]
-            losses.append(self._task_losses(logits, labels))
-            hits.append(task_accuracy(logits, labels))
+            losses += [self._task_losses(found, labels) for found in logits]
+            hits.append(task_accuracy(logits[0], labels))
             values |= self._solution_values()
-        if self.auxiliary_head is not None:
-            for logits, tasks in self._classify(self.auxiliary_head, features, batch):
-                losses.append(self._task_losses(logits, batch.query_labels[tasks]))
         loss = self._watch.stop(torch.cat(losses).mean())
         values |= {"loss": loss.detach(), "accuracy": torch.cat(hits).mean()}
         self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(batch.n_way))
@@ -172,12 +168,18 @@ class MetaLearner(lightning.LightningModule):
             "unconverged": (solution.status != StatusCode.CONVERGED).float().mean(),
         }
 
-    def _set_ratio(self, share: float) -> None:
-        if isinstance(self.head, SparseSVMHead) and self._ratio is not None:
-            self.head.lambda1_ratio = share * self._ratio
+    def _set_sparsity(self, share: float) -> None:
+        if isinstance(self.head, SparseSVMHead) and self._sparsity is not None:
+            ratio, max_active = self._sparsity
+            self.head.lambda1_ratio = None if ratio is None else share * ratio
+            self.head.max_active = 1 + share * (max_active - 1)
 
     def on_validation_start(self) -> None:
-        self._set_ratio(1.0)
+        if self.sparsity_warmup:
+            self._set_sparsity(1.0)
+
+    def on_train_end(self) -> None:
+        self.on_validation_start()
 
     def validation_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         found = torch.cat([task_accuracy(logits, batch.query_labels[tasks]) for logits, tasks in self(batch)])
