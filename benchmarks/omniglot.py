@@ -27,12 +27,13 @@ ALPHABETS = ("Korean", "Japanese_(katakana)", "Latin", "Greek", "Early_Aramaic",
 FOLDS = (("Balinese", "Sanskrit"), ("Korean", "Latin"), ("Japanese_(katakana)", "Early_Aramaic"), ("Greek", "Tagalog"))
 VALIDATION = (("Early_Aramaic", "Tagalog"), ("Early_Aramaic", "Tagalog"), ("Greek", "Tagalog"), ("Early_Aramaic", "Latin"))
 OPTION = "--model.head.init_args"
+DENSE = "--model.sparsity_warmup=0"
 HEADS = {
     "sparse": (),
-    "svm": (f"{OPTION}.lambda1_ratio=0", f"{OPTION}.refit=false", f"{OPTION}.max_active=1"),
+    "svm": (DENSE, f"{OPTION}.lambda1_ratio=0", f"{OPTION}.refit=false", f"{OPTION}.max_active=1"),
     # With the penalty of the sparse head's refit.
-    "ridge": ("--model.head=sparsesvm.RidgeHead", f"{OPTION}.lambda2=1", f"{OPTION}.normalize=each"),
-    "prototype": ("--model.head=sparsesvm.PrototypeHead", f"{OPTION}.normalize=each"),
+    "ridge": (DENSE, "--model.head=sparsesvm.RidgeHead", f"{OPTION}.lambda2=1", f"{OPTION}.normalize=each"),
+    "prototype": (DENSE, "--model.head=sparsesvm.PrototypeHead", f"{OPTION}.normalize=each"),
 }
 
 
