@@ -288,6 +288,10 @@ def test_each_sample_is_divided_by_its_own_norm(data, make):
     head.center = False
     longer = [part * torch.linspace(0.1, 5, len(part)).unsqueeze(-1) for part in (query, support)]
     torch.testing.assert_close(head(*longer, labels), head(query, support, labels), rtol=1e-3, atol=1e-3)
+    # A sample of zeros has no direction; gradients stay finite.
+    blank = [part.clone().index_fill_(0, torch.tensor([1]), 0.0).requires_grad_() for part in (query, support)]
+    head(*blank, labels).square().sum().backward()
+    assert all(part.grad.isfinite().all() for part in blank)
 
 
 def test_penalties_are_learnt(data):
