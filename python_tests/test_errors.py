@@ -153,6 +153,11 @@ def test_certificates_of_nonsense(name):
         ({"sample_weight": -torch.ones(6)}, "sample_weight.*-1"),
         ({"sample_weight": torch.full((6,), float("nan"))}, "sample_weight.*nan"),
         ({"group_size": 3}, "group_size"),
+        ({"dual_reg": -1.0}, "dual_reg.*-1"),
+        ({"dual_reg": 1.0}, "lambda2 is required where dual_reg is positive; got none"),
+        ({"dual_reg": 1.0, "lambda2": 0.0}, "lambda2.*0"),
+        ({"dual_reg": 1.0, "lambda2": torch.tensor(-1.0)}, "lambda2.*-1"),
+        ({"lambda2": torch.ones(2)}, "lambda2.*shape"),
     ],
 )
 def test_lambda1_max_of_nonsense(exact, changed, message):

@@ -27,10 +27,12 @@ def test_lambda1_max_is_the_uniform_bound(task):
     assert float(sparsesvm.lambda1_max(features, labels, group_size=5)) == pytest.approx(expected)
 
 
-def test_lambda1_ratio_is_a_share_of_lambda1_max(task):
+@pytest.mark.parametrize("options", [{}, {"dual_reg": 1.0, "lambda2": torch.tensor(0.1, requires_grad=True)}])
+def test_lambda1_ratio_is_a_share_of_lambda1_max(task, options):
     features, labels = task
-    by_ratio = sparsesvm.solve(features, labels, lambda1_ratio=0.3, lambda2=0.1)
-    direct = sparsesvm.solve(features, labels, lambda1=0.3 * sparsesvm.lambda1_max(features, labels), lambda2=0.1)
+    problem = {"lambda2": 0.1, **options}
+    by_ratio = sparsesvm.solve(features, labels, lambda1_ratio=0.3, **problem)
+    direct = sparsesvm.solve(features, labels, lambda1=0.3 * sparsesvm.lambda1_max(features, labels, **options), **problem)
     assert torch.equal(by_ratio.weights, direct.weights)
 
 
@@ -68,16 +70,18 @@ def test_duality_gap_certifies_weights_of_any_origin(task):
     assert gap == pytest.approx(16 - float(found.objective), abs=2e-5)
 
 
-def test_regularization_path_starts_at_zero_and_is_warm(task):
+@pytest.mark.parametrize("dual_reg", [0.0, 1.0])
+def test_regularization_path_starts_at_zero_and_is_warm(task, dual_reg):
     features, labels = task
-    path = sparsesvm.regularization_path(features, labels, lambda2=0.1, n_lambdas=12, tol=1e-9)
+    path = sparsesvm.regularization_path(features, labels, lambda2=0.1, n_lambdas=12, tol=1e-9, dual_reg=dual_reg)
     assert path.lambda1.shape == (12,)
     assert (path.lambda1.diff() < 0).all()
     assert path.lambda1[-1] == pytest.approx(0.01 * float(path.lambda1[0]))
     assert not path.solution.active[0].any()
+    assert path.solution.active[3].any()
     objective = path.solution.objective
     assert (objective.diff() <= 1e-6).all()
-    cold = sparsesvm.solve(features, labels, lambda1=path.lambda1[-1], lambda2=0.1, tol=1e-9)
+    cold = sparsesvm.solve(features, labels, lambda1=path.lambda1[-1], lambda2=0.1, tol=1e-9, dual_reg=dual_reg)
     torch.testing.assert_close(path.solution.weights[-1], cold.weights, rtol=0, atol=1e-3)
     assert path.solution.weights.shape == (12, 4, 30)
 

@@ -78,6 +78,27 @@ def test_weights_vanish_from_lambda1_max_on(rng, group_size, dtype):
     assert weights(features, labels, lambda1=0.99 * exact, group_size=group_size).abs().max() > 0
 
 
+@pytest.mark.parametrize("dual_reg", [0.01, 1.0])
+@pytest.mark.parametrize(("n_way", "group_size"), [(2, 1), (6, 5)])
+def test_lambda1_max_of_the_smoothed_hinge_is_the_smallest_penalty_without_weights(rng, n_way, group_size, dual_reg):
+    features, labels = task(rng, n_way, 14, 30)
+    problem = {"sample_weight": torch.from_numpy(rng.uniform(0.5, 2.0, 14)), "group_size": group_size, "dual_reg": dual_reg}
+    lambda2 = torch.tensor([0.05, 5.0])  # with the larger one every wrong class has 1 / (k - 1), as without smoothing
+    smallest = [sparsesvm.lambda1_max(features, labels, lambda2=value, **problem) for value in lambda2]
+    batch = sparsesvm.lambda1_max(
+        features.expand(2, -1, -1),
+        labels.expand(2, -1),
+        lambda2=lambda2,
+        exact=True,
+        **{**problem, "sample_weight": problem["sample_weight"].expand(2, -1)},
+    )
+    torch.testing.assert_close(batch, torch.stack(smallest), rtol=1e-6, atol=0)
+    for value, bound in zip(lambda2.tolist(), smallest, strict=True):
+        options = {"lambda2": value, "tol": 1e-13, "on_failure": "raise", **problem}
+        assert (sparsesvm.solve(features, labels, lambda1_ratio=1.0, **options).weights == 0).all()
+        assert sparsesvm.solve(features, labels, lambda1=0.9999 * bound, **options).active.any()
+
+
 def test_classes_samples_and_features_may_be_permuted(rng):
     features, labels = task(rng)
     expected = weights(features, labels)

@@ -44,7 +44,7 @@ def solve(
         features: (..., n_support, n_features), any strides; float16 and bfloat16 are solved in float32. Differentiable.
         labels: (..., n_support) integers in [0, n_way), in any order.
         lambda1: group penalty, >= 0: a number, a scalar tensor or one value per task (...,). Differentiable.
-        lambda1_ratio: the group penalty as a share of `lambda1_max(features, labels)`, its cheap upper bound, which the
+        lambda1_ratio: the group penalty as a share of `lambda1_max` of this problem, its cheap upper bound, which the
             gradient takes as a constant. Exactly one of lambda1 and lambda1_ratio. Differentiable.
         lambda2: squared-norm penalty, > 0, of a shape like lambda1. Differentiable.
         n_way: number of classes; by default the largest label + 1. Required under vmap, torch.compile and torch.export.
@@ -102,7 +102,8 @@ def solve(
         features = features.float()
     if lambda1_ratio is not None:
         _checks.check_ratio(lambda1_ratio, features)
-        lambda1 = lambda1_ratio * _lambda1_bound(features.detach(), labels, options.n_way, sample_weight, options.group_size)
+        bound = _lambda1_bound(features.detach(), labels, options.n_way, sample_weight, options.group_size)
+        lambda1 = lambda1_ratio * bound * _smoothing_share(options.n_way, lambda2, options.dual_reg)
     else:
         assert lambda1 is not None
         _checks.check_penalty("lambda1", lambda1, features)
@@ -125,25 +126,36 @@ def lambda1_max(
     labels: Tensor,
     *,
     exact: bool = False,
+    lambda2: float | Tensor | None = None,
     n_way: int | None = None,
     sample_weight: Tensor | None = None,
     group_size: int = 1,
+    dual_reg: float = 0.0,
 ) -> Tensor:
-    """Penalty from which on all weights are zero: (...,), in the units of lambda1, for any lambda2.
+    """Penalty from which on all weights are zero: (...,), in the units of lambda1.
 
     W = 0 is optimal iff some dual with Lambda_{i,y_i} = 0 has max_G ||((c (Y - Lambda))^T F)_:G|| <= lambda1. The cheap
     bound takes Lambda uniform over the wrong classes; measured, it is 1.1 to 1.5 times the smallest such penalty (and equal
     to it for two classes). `lambda1_ratio` everywhere refers to this bound.
 
+    Where `dual_reg` r is positive, the dual at W = 0 is unique, with wrong classes at min(1 / (k - 1), lambda2 / (r k)):
+    the bound shrinks by the factor min(1, lambda2 (k - 1) / (r k)) and is the smallest such penalty.
+
     Args:
-        features, labels, n_way, sample_weight, group_size: as in `solve`.
+        features, labels, n_way, sample_weight, group_size, dual_reg: as in `solve`.
         exact: minimise over the dual instead, to a relative accuracy of 1e-4, rounded up. Costs several solves; not
-            differentiable.
+            differentiable. The same as the bound where `dual_reg` is positive.
+        lambda2: as in `solve`; matters, and is required, where `dual_reg` is positive.
 
     Raises:
         TypeError, ValueError: as in `solve`.
     """
     _checks.check_features(features)
+    dual_reg = _checks.check_number("dual_reg", dual_reg)
+    if dual_reg and lambda2 is None:
+        raise ValueError(f"lambda2 is required where dual_reg is positive; got none, and dual_reg={dual_reg}")
+    if lambda2 is not None:
+        _checks.check_penalty("lambda2", lambda2, features, positive=True)
     _checks.check_labels(labels, features)
     group_size = _checks.check_group_size(features, group_size)
     labels = labels.long()
@@ -152,10 +164,11 @@ def lambda1_max(
         _checks.check_sample_weight(sample_weight, features)
     if features.element_size() < 4:
         features = features.float()
-    if exact:
+    if exact and not dual_reg:
         bound = _exact_lambda1_max(features.detach(), labels, n_way, sample_weight, group_size)
     else:
         bound = _lambda1_bound(features, labels, n_way, sample_weight, group_size)
+        bound = bound * _smoothing_share(n_way, lambda2, dual_reg)
     # A bound keeps its side when it is rounded up.
     return (bound * (1 + 1e-7)).float() if features.dtype == torch.float32 else bound
 
@@ -263,7 +276,7 @@ def regularization_path(
         raise ValueError(f"min_ratio must lie in (0, 1]; got {min_ratio}")
     with torch.no_grad():
         groups: dict[str, Any] = {"n_way": n_way, "sample_weight": sample_weight, "group_size": group_size}
-        bound = lambda1_max(features, labels, **groups).double()
+        bound = lambda1_max(features, labels, lambda2=lambda2, **groups, dual_reg=dual_reg).double()
         ratios = torch.logspace(0, math.log10(min_ratio), n_lambdas, dtype=torch.float64, device=bound.device)
         penalties = ratios.reshape(-1, *(1,) * bound.dim()) * bound
         solutions: list[Solution] = []
@@ -306,6 +319,17 @@ def _lambda1_bound(features: Tensor, labels: Tensor, n_way: int, sample_weight: 
     bound = _largest_group_norm(residual, features, group_size)
     _checks.check_finite("features", bound)
     return bound
+
+
+def _smoothing_share(n_way: int, lambda2: float | Tensor | None, dual_reg: float) -> float | Tensor:
+    """By which `dual_reg` shrinks the bound: the dual of the wrong classes at W = 0, as a share of the uniform 1 / (k - 1)."""
+    if not dual_reg:
+        return 1.0
+    assert lambda2 is not None
+    if isinstance(lambda2, Tensor):
+        _checks.check_penalty_range("lambda2", lambda2, positive=True)
+        return (lambda2.detach().double() * ((n_way - 1) / (dual_reg * n_way))).clamp(max=1.0)
+    return min(1.0, lambda2 * (n_way - 1) / (dual_reg * n_way))
 
 
 def _largest_group_norm(residual: Tensor, features: Tensor, group_size: int) -> Tensor:

@@ -22,7 +22,7 @@ class SparseSVMHead(FewShotHead):
 
     Args:
         lambda1_ratio: group penalty as a share of the smallest one that makes all weights zero (its upper bound,
-            `lambda1_max`): 0 keeps all features, 1 none, at any number of shots. Default 0.1.
+            `lambda1_max`): 0 keeps all features, 1 none, at any number of shots and any `dual_reg`. Default 0.1.
         lambda1: group penalty weighed against the sum (not mean) of hinge losses; give this or `lambda1_ratio`.
             `lambda1=0` is the Crammer-Singer SVM.
         lambda2: squared-norm penalty, likewise against the sum; > 0. Small values suit `normalize=True`.

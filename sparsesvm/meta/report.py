@@ -19,7 +19,7 @@ from sparsesvm.meta.evaluate import Comparison, Method, Score
 from sparsesvm.meta.images import ImageSet
 from sparsesvm.meta.loading import load, load_data
 
-RATIOS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 FIGURE_EPISODES = 100
 SHOTS = (1, 2, 3, 5, 10)
 
