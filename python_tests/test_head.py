@@ -159,7 +159,7 @@ def test_copies_and_states_leave_the_last_solution_behind(data):
         (lambda: PrototypeHead(scale=0.0), "scale must be positive"),
         (lambda: SparseSVMHead(max_active=0.5), r"max_active must lie in \(0, 1\], and less than 1 needs refit; got 0.5"),
         (lambda: SparseSVMHead(refit="svm"), 'refit must be True, False or "ridge"; got .svm.'),
-        (lambda: SparseSVMHead(refit="ridge"), r'refit="ridge" has the penalty dual_reg.*got dual_reg=0.0'),
+        (lambda: SparseSVMHead(refit="ridge"), r'refit="ridge" takes its penalty from dual_reg.*got dual_reg=0.0'),
         (lambda: SparseSVMHead(refit="ridge", dual_reg=1.0, learn_penalties=True), "no gradient for learn_penalties"),
         (lambda: SparseSVMHead(refit=True, max_active=1.5), r"max_active must lie in \(0, 1\].*got 1.5"),
         (lambda: SparseSVMHead(refit=True, max_active=0.0), "max_active must be positive"),
@@ -214,7 +214,8 @@ def test_ridge_refit_is_the_ridge_head_on_the_selected_features(data, group_size
     query, support, labels, query_labels = (part.double() if part.is_floating_point() else part for part in data)
     weight = torch.tensor([1.0] * 13 + [0.5, 0.0], dtype=torch.float64)
     options = {"center": False, "normalize": False}
-    head = SparseSVMHead(0.005, dual_reg=0.7, refit="ridge", max_active=0.4, group_size=group_size, **options)
+    # 13.5 / 5 shots
+    head = SparseSVMHead(0.005, dual_reg=2.7 * 0.7, refit="ridge", max_active=0.4, group_size=group_size, **options)
     leaf = support.clone().requires_grad_()
     logits = head(query, leaf, labels, 5, sample_weight=weight)
     torch.nn.functional.cross_entropy(logits, query_labels).backward()
@@ -229,14 +230,27 @@ def test_ridge_refit_is_the_ridge_head_on_the_selected_features(data, group_size
 
 
 def test_ridge_refit_is_the_svm_whose_bounds_are_idle(data):
-    _, support, labels, _ = (part.double() if part.is_floating_point() else part for part in data)
+    one_each = torch.stack([(data[2] == label).nonzero()[0, 0] for label in range(5)])
+    support, labels = data[1].double()[one_each], data[2][one_each]
     heads = [SparseSVMHead(0.001, dual_reg=50.0, refit=refit, max_active=0.5, tol=1e-12) for refit in (True, "ridge")]
     svm, ridge = (head.fit(support, labels).weights for head in heads)
     assert torch.equal(heads[0].last_solution.active, heads[1].last_solution.active)
     assert heads[0].last_solution.dual.min() > 0  # no bound holds
     torch.testing.assert_close(svm, ridge, rtol=1e-5, atol=1e-8)
     # Its certificate is that of the selection.
-    assert heads[1].last_solution.gap <= 1e-12 * 15
+    assert heads[1].last_solution.gap <= 1e-12 * 5
+
+
+def test_a_ridge_refit_of_more_shots_has_a_smaller_penalty(data):
+    query, support, labels, _ = data
+    head = SparseSVMHead(0.001, dual_reg=0.6, refit="ridge", center=False, normalize=False)
+    weights = torch.stack([torch.ones(15), 2 * torch.ones(15), torch.zeros(15)])
+    tasks = (part.expand(3, *part.shape) for part in (query, support, labels))
+    once, twice, never = head(*tasks, 5, sample_weight=weights)
+    torch.testing.assert_close(once, RidgeHead(lambda2=0.2, center=False, normalize=False)(query, support, labels, 5))
+    torch.testing.assert_close(once, head(query, support, labels, 5))
+    torch.testing.assert_close(twice, head(query, support.repeat(2, 1), labels.repeat(2), 5))
+    assert (never == 0).all()
 
 
 @pytest.mark.parametrize("group_size", [1, 3])

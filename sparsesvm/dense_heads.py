@@ -74,7 +74,7 @@ class PrototypeHead(FewShotHead):
 
 
 def ridge_weights(features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, lambda2: Tensor | float) -> Tensor:
-    """`RidgeHead`'s weights (..., n_way, n_features)."""
+    """`RidgeHead`'s weights (..., n_way, n_features); `lambda2` is a number or (..., 1, 1)."""
     targets = functional.one_hot(labels, n_way).to(features.dtype) - 1 / n_way
     # (F' C F + lambda2 I)^-1 F' C T = F' C (F F' C + lambda2 I)^-1 T. Without square roots of the weights C, the gradient
     # exists at weight zero too.

@@ -31,8 +31,9 @@ class SparseSVMHead(FewShotHead):
         normalize: divide both by the root-mean-square norm of the support samples, so that one `lambda2` serves
             encoders of any output scale. With "each", divide every sample by its own norm instead.
         refit: solve again with lambda1 = 0 on the features that the first solution uses: selection without shrinkage.
-            With "ridge", drop the bounds of the smoothed dual too, which leaves ridge regression with penalty
-            `dual_reg` (> 0): samples far beyond the margin then count as well, which helps where shots are few.
+            With "ridge", drop the bounds of the smoothed dual too, which leaves ridge regression: samples far beyond the
+            margin then count as well, which helps where shots are few. Its penalty is `dual_reg` (> 0) divided by the shots,
+            the mean weight of a class: the more samples show how a class varies, the less has to be assumed.
             The gradient holds the selected features fixed.
         max_active: largest share of the features (groups) that a task may use, in (0, 1]; less than 1 needs `refit`. Of the
             features that the first solution uses, those with the largest weight norms are kept. At one `lambda1_ratio`, tasks
@@ -98,7 +99,7 @@ class SparseSVMHead(FewShotHead):
             raise ValueError(f'refit must be True, False or "ridge"; got {refit!r}')
         if refit == "ridge" and (self.dual_reg == 0 or learn_penalties):
             raise ValueError(
-                'refit="ridge" has the penalty dual_reg, which must be positive, and no gradient for learn_penalties; got '
+                'refit="ridge" takes its penalty from dual_reg, which must be positive, and no gradient for learn_penalties; got '
                 f"dual_reg={dual_reg}, learn_penalties={learn_penalties}"
             )
         self.tol = tol
@@ -121,12 +122,19 @@ class SparseSVMHead(FewShotHead):
             selected = features * active.repeat_interleave(self.group_size, -1).unsqueeze(-2)
             if self.refit == "ridge":
                 solution = solution._replace(active=active)
-                weights = ridge_weights(selected, labels, n_way, sample_weight, self.dual_reg)
+                weights = ridge_weights(selected, labels, n_way, sample_weight, self._ridge_penalty(labels, n_way, sample_weight))
             else:
                 solution = self._solve(selected, labels, n_way, sample_weight, lambda2, lambda1=0.0, init_dual=solution.dual)
                 weights = solution.weights
         self.last_solution = Solution(*(field.detach() for field in solution)) if _outlives_the_call(solution.n_iter) else None
         return weights, None
+
+    def _ridge_penalty(self, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> Tensor | float:
+        """(..., 1, 1), or a number where all tasks have the same."""
+        if sample_weight is None:
+            return self.dual_reg * n_way / labels.shape[-1]
+        total = sample_weight.sum(-1)[..., None, None]
+        return self.dual_reg * n_way / torch.where(total > 0, total, 1.0)
 
     def _select(self, solution: Solution) -> Tensor:
         """The groups to refit on, (..., n_groups): the active ones, or the `max_active` share with the largest weight norms."""
