@@ -10,6 +10,7 @@ the dense SVM, helps to train every encoder.
 from __future__ import annotations
 
 import argparse
+import copy
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import report
+from sparsesvm import RidgeHead, SparseSVMHead
 from sparsesvm.meta import Comparison, Method, compare, embed, load, load_data
-from sparsesvm.meta.evaluate import interval
+from sparsesvm.meta.evaluate import Head, interval
 
 ALPHABETS = ("Korean", "Japanese_(katakana)", "Latin", "Greek", "Early_Aramaic", "Tagalog", "Balinese", "Sanskrit")
 FOLDS = (("Balinese", "Sanskrit"), ("Korean", "Latin"), ("Japanese_(katakana)", "Early_Aramaic"), ("Greek", "Tagalog"))
@@ -31,7 +33,7 @@ DENSE = "--model.sparsity_warmup=0"
 HEADS = {
     "sparse": (),
     "svm": (DENSE, f"{OPTION}.lambda1_ratio=0", f"{OPTION}.refit=false", f"{OPTION}.max_active=1"),
-    # With the penalty of the sparse head's refit.
+    # With the penalty of the sparse head's refit at one shot.
     "ridge": (DENSE, "--model.head=sparsesvm.RidgeHead", f"{OPTION}.lambda2=1", f"{OPTION}.normalize=each"),
     "prototype": (DENSE, "--model.head=sparsesvm.PrototypeHead", f"{OPTION}.normalize=each"),
 }
@@ -61,7 +63,22 @@ def evaluate(fold: int, seed: int, arguments: argparse.Namespace) -> Comparison:
         data = load_data(str(checkpoint), arguments.root)
         learner = load(checkpoint)
         methods[head] = Method(embed(learner, data.images("test")), learner.head.eval())
-    return compare(methods, data.images("test"), data.settings["test"], arguments.episodes, seed=0)
+    found = Comparison({name: {} for name in methods}, arguments.episodes, seed=0)
+    for setting in data.settings["test"]:
+        shot = {name: method._replace(head=_at_shot(method.head, setting.n_shot)) for name, method in methods.items()}
+        for name, scores in compare(shot, data.images("test"), [setting], arguments.episodes, seed=0).scores.items():
+            found.scores[name] |= scores
+    return found
+
+
+def _at_shot(head: Head, n_shot: int) -> Head:
+    """The penalties fall with the shots for the dense heads too, as that of the sparse head's refit does."""
+    head = copy.deepcopy(head)
+    if isinstance(head, RidgeHead):
+        head.lambda2 /= n_shot
+    elif isinstance(head, SparseSVMHead) and not head.refit:
+        head.dual_reg /= n_shot
+    return head
 
 
 def summarise(found: Sequence[Comparison]) -> list[list[object]]:
