@@ -11,7 +11,7 @@ import torch
 from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead, cli
 from sparsesvm.meta import DataError, ImageSet, Method, Setting, compare, default_methods, read_features
 from sparsesvm.meta.evaluate import at_ratio, draw, interval
-from sparsesvm.meta.report import _describe
+from sparsesvm.meta.report import _describe, _same
 
 
 def clusters(n_classes=8, per_class=25, n_features=40, noise=1.0):
@@ -166,3 +166,16 @@ def test_the_comparison_of_heads_is_paired_over_episodes_and_averaged_over_seeds
 )
 def test_a_head_is_called_dense_only_if_it_uses_all_features_as_an_svm(head, name):
     assert _describe(head) == name
+
+
+@pytest.mark.parametrize(
+    ("head", "same"),
+    [
+        (SparseSVMHead(lambda1=0.0, dual_reg=1.0, scale=3.0), True),
+        (SparseSVMHead(0.0, dual_reg=0.5), False),
+        (SparseSVMHead(0.1, dual_reg=1.0), False),
+        (RidgeHead(), False),
+    ],
+)
+def test_a_dense_svm_is_listed_once(head, same):
+    assert _same(head, SparseSVMHead(0.0, dual_reg=1.0, scale=3.0)) is same

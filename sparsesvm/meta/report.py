@@ -118,7 +118,8 @@ def _sources(arguments: argparse.Namespace) -> tuple[dict[str, Method], ImageSet
             methods["ridge refit on all features"] = Method(first, evaluate.at_ratio(own, 0.0))
         svm = evaluate.at_ratio(own, 0.0)
         svm.refit = False
-        methods["SVM on the first encoder"] = Method(first, svm)
+        if not any(method.features is first and _same(method.head, svm) for method in methods.values()):
+            methods["SVM on the first encoder"] = Method(first, svm)
     return methods, images, data.settings["test"]
 
 
@@ -128,6 +129,13 @@ def _name(source: str, sources: Sequence[str]) -> str:
         return "trained: "
     parts = [part for part in Path(source).parts if part != "checkpoints"]
     return f"{'/'.join(parts[-2:])}: "
+
+
+def _same(head: evaluate.Head, dense: SparseSVMHead) -> bool:
+    """Whether `head` is this dense SVM, however its penalty of zero is given."""
+    return (
+        isinstance(head, SparseSVMHead) and _describe(head) == "dense SVM" and repr(evaluate.at_ratio(head, 0.0)) == repr(dense)
+    )
 
 
 def _describe(head: evaluate.Head) -> str:
