@@ -187,6 +187,16 @@ def test_a_head_of_a_user_trains_and_has_no_report(config, tmp_path, capsys, opt
     assert f"PrototypeHead can be evaluated here; got the {role}head OwnHead" in said
 
 
+def test_a_dense_svm_that_helped_to_train_is_compared_once(config, tmp_path):
+    auxiliary = "--model.auxiliary_head={class_path: sparsesvm.SparseSVMHead, init_args: {lambda1: 0, dual_reg: 0.5}}"
+    fit("--config", config(epochs=1), auxiliary, "--report=false")
+    checkpoint, output = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "once"
+    cli.main(["evaluate", str(checkpoint), "--episodes", "5", "--no-figures", "--output", str(output)])
+    found = json.loads((output / "results.json").read_text())["results"]
+    assert "trained: auxiliary dense SVM" in found
+    assert "SVM on the first encoder" not in found
+
+
 def test_predictions_are_written(config, tmp_path):
     fit("--config", config(1), "--report", "false")
     images = np.random.default_rng(0).integers(0, 255, (6, 8, 8)).astype(np.uint8)

@@ -108,18 +108,20 @@ def _sources(arguments: argparse.Namespace) -> tuple[dict[str, Method], ImageSet
                     raise DataError(f"{source}: {known} can be evaluated here; got the {role}head {type(head).__name__}")
                 methods[_name(source, sources) + role + _describe(head)] = Method(features, head.eval())
     assert first is not None
-    sparse = any(isinstance(method.head, SparseSVMHead) for method in methods.values())
+    trained = list(methods.values())
+    sparse = any(isinstance(method.head, SparseSVMHead) for method in trained)
     for name, method in evaluate.default_methods(first, ratio).items():
         if not (sparse and name.startswith("sparse")):
             methods[f"{name} on the first encoder"] = method
-    own = next(iter(methods.values())).head
+    own = trained[0].head
     if isinstance(own, SparseSVMHead):
         if own.refit == "ridge":
             methods["ridge refit on all features"] = Method(first, evaluate.at_ratio(own, 0.0))
-        svm = evaluate.at_ratio(own, 0.0)
-        svm.refit = False
-        if not any(method.features is first and _same(method.head, svm) for method in methods.values()):
-            methods["SVM on the first encoder"] = Method(first, svm)
+        dense = evaluate.at_ratio(own, 0.0)
+        dense.refit = False
+        methods["SVM on the first encoder"] = Method(first, dense)
+        if any(method.features is first and _same(method.head, dense) for method in trained):
+            del methods["SVM on the first encoder"]
     return methods, images, data.settings["test"]
 
 
