@@ -179,3 +179,13 @@ def test_a_head_is_called_dense_only_if_it_uses_all_features_as_an_svm(head, nam
 )
 def test_a_dense_svm_is_listed_once(head, same):
     assert _same(head, SparseSVMHead(0.0, dual_reg=1.0, scale=3.0)) is same
+
+
+def test_the_penalties_of_dense_heads_fall_with_the_shots_like_the_refits():
+    from benchmarks.omniglot import _at_shot
+
+    ridge = RidgeHead(lambda2=1.0)
+    assert _at_shot(ridge, 5).lambda2 == 0.2
+    assert ridge.lambda2 == 1.0
+    assert _at_shot(SparseSVMHead(0.0, dual_reg=1.0), 5).dual_reg == 0.2
+    assert _at_shot(SparseSVMHead(0.1, dual_reg=1.0, refit="ridge"), 5).dual_reg == 1.0

@@ -145,7 +145,7 @@ def lambda1_max(
         features, labels, n_way, sample_weight, group_size, dual_reg: as in `solve`.
         exact: minimise over the dual instead, to a relative accuracy of 1e-4, rounded up. Costs several solves; not
             differentiable. The same as the bound where `dual_reg` is positive.
-        lambda2: as in `solve`; matters, and is required, where `dual_reg` is positive.
+        lambda2: as in `solve`, but a constant to the gradient; matters, and is required, where `dual_reg` is positive.
 
     Raises:
         TypeError, ValueError: as in `solve`.

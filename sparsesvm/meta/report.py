@@ -119,9 +119,10 @@ def _sources(arguments: argparse.Namespace) -> tuple[dict[str, Method], ImageSet
             methods["ridge refit on all features"] = Method(first, evaluate.at_ratio(own, 0.0))
         dense = evaluate.at_ratio(own, 0.0)
         dense.refit = False
-        methods["SVM on the first encoder"] = Method(first, dense)
         if any(method.features is first and _same(method.head, dense) for method in trained):
             del methods["SVM on the first encoder"]
+        else:
+            methods["SVM on the first encoder"] = Method(first, dense)
     return methods, images, data.settings["test"]
 
 
