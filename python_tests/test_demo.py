@@ -45,3 +45,9 @@ def test_the_command_needs_a_subcommand_and_sound_numbers(capsys):
 def test_python_dash_m_prints_the_version():
     done = subprocess.run([sys.executable, "-m", "sparsesvm", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("sparsesvm ")
+
+
+def test_a_folder_that_cannot_be_made_ends_with_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"sparsesvm demo: .*Not a directory.*file"):
+        cli.main(["demo", "--output", str(tmp_path / "file" / "out")])

@@ -43,7 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
         from sparsesvm.demo import run
     except ModuleNotFoundError as missing:
         raise SystemExit(f"sparsesvm demo needs {missing.name}: pip install 'sparsesvm[demo]'") from missing
-    run(chosen.output, steps=chosen.steps, episodes=chosen.episodes, seed=chosen.seed)
+    try:
+        run(chosen.output, steps=chosen.steps, episodes=chosen.episodes, seed=chosen.seed)
+    except OSError as error:
+        raise SystemExit(f"sparsesvm demo: {error}") from error
 
 
 def _run_meta(arguments: Sequence[str]) -> None:
