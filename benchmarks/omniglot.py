@@ -4,7 +4,7 @@
 Every head, seed and fold of test alphabets is one `sparsesvm fit --config omniglot-small` and its last checkpoint, so that
 nothing is chosen; a complete run is not repeated, an interrupted one goes on. Then all are evaluated on the same test episodes,
 and the differences to the first head are paired over episodes and averaged over seeds. The configuration's auxiliary head,
-the dense SVM, helps to train every encoder.
+the dense SVM, helps to train every encoder. With `--filters` all encoders have another width of the last layer.
 """
 
 from __future__ import annotations
@@ -18,34 +18,39 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 
 from benchmarks import report
 from sparsesvm import RidgeHead, SparseSVMHead
 from sparsesvm.meta import Comparison, Method, compare, embed, load, load_data
+from sparsesvm.meta.command import CONFIGS
 from sparsesvm.meta.evaluate import Head, interval
 
 ALPHABETS = ("Korean", "Japanese_(katakana)", "Latin", "Greek", "Early_Aramaic", "Tagalog", "Balinese", "Sanskrit")
 FOLDS = (("Balinese", "Sanskrit"), ("Korean", "Latin"), ("Japanese_(katakana)", "Early_Aramaic"), ("Greek", "Tagalog"))
 VALIDATION = (("Early_Aramaic", "Tagalog"), ("Early_Aramaic", "Tagalog"), ("Greek", "Tagalog"), ("Early_Aramaic", "Latin"))
+WIDTHS = yaml.safe_load((CONFIGS / "omniglot-small.yaml").read_text())["model"]["encoder"]["init_args"]["widths"]
 OPTION = "--model.head.init_args"
-DENSE = "--model.sparsity_warmup=0"
+NO_WARMUP = "--model.sparsity_warmup=0"
 HEADS = {
     "sparse": (),
-    "svm": (DENSE, f"{OPTION}.lambda1_ratio=0", f"{OPTION}.refit=false", f"{OPTION}.max_active=1"),
+    "sparse-from-start": (NO_WARMUP,),
+    "svm": (NO_WARMUP, f"{OPTION}.lambda1_ratio=0", f"{OPTION}.refit=false", f"{OPTION}.max_active=1"),
     # With the penalty of the sparse head's refit at one shot.
-    "ridge": (DENSE, "--model.head=sparsesvm.RidgeHead", f"{OPTION}.lambda2=1", f"{OPTION}.normalize=each"),
-    "prototype": (DENSE, "--model.head=sparsesvm.PrototypeHead", f"{OPTION}.normalize=each"),
+    "ridge": (NO_WARMUP, "--model.head=sparsesvm.RidgeHead", f"{OPTION}.lambda2=1", f"{OPTION}.normalize=each"),
+    "prototype": (NO_WARMUP, "--model.head=sparsesvm.PrototypeHead", f"{OPTION}.normalize=each"),
 }
 
 
 def train(head: str, fold: int, seed: int, arguments: argparse.Namespace) -> Path:
     """One run; its last checkpoint."""
-    root = Path(arguments.runs) / f"fold{fold}" / f"seed{seed}" / head
+    root = Path(arguments.runs) / f"filters{arguments.filters}" / f"fold{fold}" / f"seed{seed}" / head
     held_out = (*FOLDS[fold], *VALIDATION[fold])
     splits = {"train": [a for a in ALPHABETS if a not in held_out], "val": list(VALIDATION[fold]), "test": list(FOLDS[fold])}
     last = root / "checkpoints" / "last.ckpt"
     command = [sys.executable, "-m", "sparsesvm", "fit", "--config", "omniglot-small", "--root", arguments.root, *HEADS[head]]
+    command += [f"--model.encoder.init_args.widths={[*WIDTHS[:-1], arguments.filters]}"]
     command += [f"--data.reader.init_args.{name}={alphabets}" for name, alphabets in splits.items()]
     command += [f"--seed_everything={seed}", f"--trainer.default_root_dir={root}", "--report=false"]
     command += ["--trainer.enable_progress_bar=false", f"--trainer.max_epochs={arguments.epochs}"]
@@ -111,9 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folds", type=int, nargs="+", default=[0], choices=range(len(FOLDS)))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
-        "--heads", nargs="+", default=list(HEADS), choices=list(HEADS), help="the others are compared with the first"
+        "--heads",
+        nargs="+",
+        default=["sparse", "svm", "ridge", "prototype"],
+        choices=list(HEADS),
+        help="the others are compared with the first",
     )
     parser.add_argument("--epochs", type=int, default=36, help="of the configuration's learning rate schedule too")
+    parser.add_argument("--filters", type=int, default=WIDTHS[-1], help="of the encoder's last layer")
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--runs", default="runs/omniglot-heads", help="folder of the training runs")
     parser.add_argument("--output", type=Path, default=report.FOLDER, help="folder of the tables")
@@ -121,10 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     header = ["setting", "head", "accuracy %", "by seed", "features used %", f"{chosen.heads[0]} minus it"]
     for fold in chosen.folds:
         rows = summarise([evaluate(fold, seed, chosen) for seed in chosen.seeds])
-        title = f"Test alphabets {' and '.join(FOLDS[fold])}, seeds {chosen.seeds}, {chosen.epochs} epochs"
+        title = (
+            f"Test alphabets {' and '.join(FOLDS[fold])}, seeds {chosen.seeds}, {chosen.epochs} epochs, {chosen.filters} filters"
+        )
         table = report.table(header, rows)
         print(f"{title}\n\n{table}\n")
-        settings = {name: getattr(chosen, name) for name in ("seeds", "epochs", "episodes")}
+        settings = {name: getattr(chosen, name) for name in ("seeds", "epochs", "filters", "episodes")}
         content = {"rows": [dict(zip(header, row, strict=True)) for row in rows], "settings": settings}
         report.write(chosen.output / f"omniglot_fold{fold}.json", content, f"{title}\n\n{table}")
 

@@ -275,3 +275,15 @@ def test_few_iterations_suffice_near_lambda1_max(rng):
         found = sparsesvm.solve(features, labels, lambda1=share * largest, lambda2=0.01, on_failure="raise")
         assert 0 < found.active.double().mean() < 0.1
         assert found.n_iter <= 20
+
+
+@pytest.mark.parametrize("dual_reg", [0.1, 1.0])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3])
+def test_few_iterations_suffice_with_the_smoothed_hinge(rng, dual_reg, share):
+    """Which bounds the condition of the curvature, so that conjugate gradients do what sweeps would in a hundred rounds."""
+    labels = torch.arange(5).repeat(75)
+    features = torch.from_numpy(rng.standard_normal((5, 640))[labels] + 2 * rng.standard_normal((375, 640)))
+    features = torch.nn.functional.normalize(features - features.mean(0), dim=-1)
+    options = {"lambda1_ratio": share, "lambda2": 0.1, "dual_reg": dual_reg}
+    found = sparsesvm.solve(features, labels, **options, on_failure="raise")
+    assert found.n_iter <= 10

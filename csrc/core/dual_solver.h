@@ -170,15 +170,16 @@ class DualSolver {
   // One outer iteration; leaves the state evaluated.
   void advance(double target, bool prefer_first_order) {
     NewtonStep<Passes, T> newton(task_, state_, newton_);
-    if (sweeping_ && sweeps_pay(newton.count_candidates())) {
+    const index candidates = by_gram() ? 0 : newton.count_candidates();
+    if (sweeping_ && sweeps_pay(candidates)) {
       gap_before_sweeps_ = state_.gap;
       descend(max_sweeps);
-    } else if (sweeping_ = false; !prefer_first_order && newton.step(target)) {
+    } else if (sweeping_ = false; !prefer_first_order && newton.step(target, operator_pays(candidates))) {
       const double before = state_.gap;
       state_.certify(task_);
       // Close to the solution Newton steps need no help.
       if (state_.gap > 0.1 * before && !by_gram()) descend(sweeps_between_steps());
-    } else if (!prefer_first_order && !by_gram() && newton.count_candidates() < 0) {
+    } else if (!prefer_first_order && candidates < 0) {
       descend(max_sweeps);  // the face is too large yet for a step without a matrix
     } else {
       FirstOrder<Passes, T>(task_, state_, first_order_).run(50);
@@ -217,11 +218,36 @@ class DualSolver {
     return step / (2 * static_cast<double>(task_.n) * way * (8 * width + 50 * way));
   }
 
-  // Whether another round of sweeps is likely to lower the gap more than a Newton step (by ten) would in the same time; where there
-  // can be no dense model, whether the last round still helped much.
+  // Time of a Newton step by conjugate gradients, in sweeps. A product passes over the working set twice, half a sweep; the line search
+  // and what follows count as four. For a hundredth of the residual it takes sqrt(condition) ln(200) / 2 products. The smoothing term
+  // bounds the condition, with the Rayleigh quotient ||V||^2 / ||diag(c) Y - A||^2 for the largest eigenvalue of F F': the residual
+  // follows the classes, as the largest eigenvalues do, and the few above take a product each. Without smoothing there is no bound.
+  double operator_step_in_sweeps() const {
+    if (!(task_.smoothing > 0)) return 1e300;
+    const index k = task_.k;
+    double image = 0, residual = 0;
+    for (index b = 0; b < task_.n_groups; ++b) image += state_.norm[b] * state_.norm[b];
+    for (index i = 0; i < task_.n; ++i) {
+      for (index l = 0; l < k; ++l) {
+        const double r = (task_.label[i] == l ? task_.weight[i] : 0.0) - state_.dual[i * k + l];
+        residual += r * r;
+      }
+    }
+    if (!(residual > 0)) return 1e300;
+    return 0.5 * (4 + 2.65 * std::sqrt(1 + image / (residual * task_.lambda2 * task_.smoothing)));
+  }
+
+  // Whether a Newton step by conjugate gradients is cheaper than one by the dense model.
+  bool operator_pays(index n_candidates) const {
+    return !by_gram() && swept_groups_ >= 0 && (n_candidates < 0 || operator_step_in_sweeps() < step_in_sweeps(n_candidates));
+  }
+
+  // Whether another round of sweeps is likely to lower the gap more than a Newton step would in the same time: by ten with the dense
+  // model, by a hundred where the hinge is smooth; where there is neither, whether the last round still helped much.
   bool sweeps_pay(index n_candidates) const {
     if (swept_groups_ < 0) return true;
     const double progress = std::log(gap_before_sweeps_ / state_.gap);
+    if (task_.smoothing > 0 && operator_pays(n_candidates)) return progress * operator_step_in_sweeps() > 4.6 * max_sweeps;
     return n_candidates < 0 ? progress > 0.5 : progress * step_in_sweeps(n_candidates) > 2.3 * max_sweeps;
   }
 

@@ -66,10 +66,11 @@ class NewtonStep {
   index count_candidates() { return choose_candidates() ? s_.start[task_.n] : -1; }
 
   // Moves state.dual and evaluates it there; expects state evaluated and certified, which by the Gram matrix it need not be. False when
-  // the model gives no descent worth the name, and nothing has moved.
-  bool step(double target_gap) {
+  // the model gives no descent worth the name, and nothing has moved. `by_operator`: without the dense model, unless that fails.
+  bool step(double target_gap, bool by_operator = false) {
     if (by_gram(task_)) return gram_step(target_gap);
-    if (!choose_candidates()) return operator_step();
+    if (by_operator && operator_step()) return true;
+    if (!choose_candidates()) return !by_operator && operator_step();
     fill_model();
     const double model_target = 0.1 * state_.gap > target_gap ? 0.1 * state_.gap : 0.1 * target_gap;
     const Candidates candidates{task_.n, s_.start, s_.label};
