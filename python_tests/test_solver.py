@@ -280,7 +280,7 @@ def test_few_iterations_suffice_near_lambda1_max(rng):
 @pytest.mark.parametrize("dual_reg", [0.1, 1.0])
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.3])
 def test_few_iterations_suffice_with_the_smoothed_hinge(rng, dual_reg, share):
-    """Which bounds the condition of the curvature, so that conjugate gradients do what sweeps would in a hundred rounds."""
+    """Which bounds the curvature from below, so that few conjugate gradients do what takes many sweeps."""
     labels = torch.arange(5).repeat(75)
     features = torch.from_numpy(rng.standard_normal((5, 640))[labels] + 2 * rng.standard_normal((375, 640)))
     features = torch.nn.functional.normalize(features - features.mean(0), dim=-1)

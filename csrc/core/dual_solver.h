@@ -219,9 +219,10 @@ class DualSolver {
   }
 
   // Time of a Newton step by conjugate gradients, in sweeps. A product passes over the working set twice, half a sweep; the line search
-  // and what follows count as four. For a hundredth of the residual it takes sqrt(condition) ln(200) / 2 products. The smoothing term
-  // bounds the condition, with the Rayleigh quotient ||V||^2 / ||diag(c) Y - A||^2 for the largest eigenvalue of F F': the residual
-  // follows the classes, as the largest eigenvalues do, and the few above take a product each. Without smoothing there is no bound.
+  // and what follows count as four. For a hundredth of the residual it takes sqrt(condition) ln(200) / 2 products. The smoothing term is
+  // a bound on the smallest eigenvalue; without it there is none. The largest of F F' is estimated by the Rayleigh quotient
+  // ||V||^2 / ||diag(c) Y - A||^2: the residual follows the classes, as the largest eigenvalues do, and the few above take a product
+  // each.
   double operator_step_in_sweeps() const {
     if (!(task_.smoothing > 0)) return 1e300;
     const index k = task_.k;
