@@ -1,9 +1,9 @@
-// What the compiled modules share: the arguments of csrc/core/problem.h from addresses, sizes and strides.
+// What the compiled modules share: the arguments of csrc/core/svm/problem.h from addresses, sizes and strides.
 #pragma once
 
 #include <cstdint>
 
-#include "core/problem.h"
+#include "core/svm/problem.h"
 
 namespace sparsesvm::binding {
 

@@ -1,8 +1,8 @@
-// What the compiled modules share: the arguments of csrc/core/regression.h from addresses, sizes and strides.
+// What the compiled modules share: the arguments of csrc/core/regression/problem.h from addresses, sizes and strides.
 #pragma once
 
 #include "binding_arguments.h"
-#include "core/regression.h"
+#include "core/regression/problem.h"
 
 namespace sparsesvm::binding {
 

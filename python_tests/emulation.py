@@ -34,7 +34,7 @@ def compile_library(folder: Path) -> ctypes.CDLL:
     return library
 
 
-# The structs of csrc/core/problem.h.
+# The structs of csrc/core/svm/problem.h.
 class _Batch(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("n_tasks", "n_samples", "n_features", "n_way", "group_size")),
@@ -70,7 +70,7 @@ class _JvpArguments(ctypes.Structure):
     ]
 
 
-# Those of csrc/core/regression.h.
+# Those of csrc/core/regression/problem.h.
 class _RegressionBatch(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("n_tasks", "n_samples", "n_features", "n_outputs", "max_active")),

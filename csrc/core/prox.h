@@ -1,8 +1,8 @@
 // Projections and small problems on a scaled simplex {x >= 0, sum x = total}, and block soft-thresholding.
 #pragma once
 
+#include "core/basics.h"
 #include "core/macros.h"
-#include "core/problem.h"
 
 SPARSESVM_BEGIN
 

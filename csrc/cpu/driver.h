@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "core/problem.h"
+#include "core/svm/problem.h"
 
 namespace sparsesvm::cpu {
 

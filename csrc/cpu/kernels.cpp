@@ -1,8 +1,8 @@
 // The core for one instruction set: compiled once per level with SPARSESVM_VARIANT naming it.
 #include "cpu/kernels.h"
 
-#include "core/dual_solver.h"
-#include "core/implicit_diff.h"
+#include "core/svm/dual_solver.h"
+#include "core/svm/implicit_diff.h"
 #include "cpu/passes.h"
 
 namespace sparsesvm {

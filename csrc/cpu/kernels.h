@@ -1,7 +1,7 @@
 // Entry points of the core, one table per instruction set. Each call works on one task with the given scratch memory.
 #pragma once
 
-#include "core/problem.h"
+#include "core/svm/problem.h"
 
 namespace sparsesvm {
 

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <stdexcept>
 
-#include "core/problem.h"
+#include "core/svm/problem.h"
 #include "cpu/parallel.h"
 
 namespace sparsesvm::cpu {

@@ -8,8 +8,8 @@
 #include <immintrin.h>
 #endif
 
+#include "core/basics.h"
 #include "core/macros.h"
-#include "core/problem.h"
 #include "cpu/parallel.h"
 
 SPARSESVM_BEGIN

@@ -1,7 +1,7 @@
 // Batches of sparse regressions on the CPU; threads, workspace and instruction set as in driver.h.
 #pragma once
 
-#include "core/regression.h"
+#include "core/regression/problem.h"
 
 namespace sparsesvm::cpu {
 

@@ -1,9 +1,9 @@
 // Sparse regression for one instruction set: compiled once per level with SPARSESVM_VARIANT naming it.
 #include "cpu/regression_kernels.h"
 
-#include "core/regression_diff.h"
-#include "core/regression_solver.h"
-#include "core/regression_team.h"
+#include "core/regression/diff.h"
+#include "core/regression/solver.h"
+#include "core/regression/team.h"
 #include "cpu/passes.h"
 
 namespace sparsesvm {

@@ -1,7 +1,7 @@
 // Entry points of sparse regression, one table per instruction set, as in kernels.h.
 #pragma once
 
-#include "core/regression.h"
+#include "core/regression/problem.h"
 
 namespace sparsesvm {
 

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <string>
 
-#include "core/problem.h"
-#include "core/regression.h"
+#include "core/regression/problem.h"
+#include "core/svm/problem.h"
 
 namespace sparsesvm::cuda {
 

@@ -1,4 +1,4 @@
-// The face system H alpha = Z'R of the derivatives (core/face_system.h): built by the team, solved by its first block, or by
+// The face system H alpha = Z'R of the derivatives (core/svm/face_system.h): built by the team, solved by its first block, or by
 // conjugate gradients where it is too large.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Exact derivatives of the weights at the solution, vector-Jacobian and Jacobian-vector products (core/implicit_diff.h;
+// Exact derivatives of the weights at the solution, vector-Jacobian and Jacobian-vector products (core/svm/implicit_diff.h;
 // docs/method.md, 6).
 #pragma once
 

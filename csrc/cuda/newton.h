@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "core/root.h"
+#include "core/linear_algebra/root.h"
 #include "cuda/panel.h"
 #include "cuda/quadratic.h"
 #include "cuda/state.h"

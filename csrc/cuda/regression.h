@@ -1,9 +1,9 @@
-// Sparse regressions on a device: a block of threads with the interface of core/regression_team.h, its workspace, and the bodies
+// Sparse regressions on a device: a block of threads with the interface of core/regression/team.h, its workspace, and the bodies
 // of the kernels.
 #pragma once
 
-#include "core/regression_diff.h"
-#include "core/regression_solver.h"
+#include "core/regression/diff.h"
+#include "core/regression/solver.h"
 #include "cuda/bodies.h"
 #include "cuda/cholesky.h"
 

@@ -42,7 +42,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void start_dual(Team team, const SolveWorkspace<
 }
 
 // Uniform over the wrong classes is the right direction but too far: moves back towards the labels, Lambda = (1 - t) Y + t uniform,
-// to the best t in [0, 1] (core/dual_solver.h). Expects the state evaluated.
+// to the best t in [0, 1] (core/svm/dual_solver.h). Expects the state evaluated.
 template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void scale_start(Team team, const SolveWorkspace<T>& w) {
   const Task<T>& task = w.task;
@@ -82,7 +82,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void take_first_order(Team team, const SolveWork
 }
 
 // Classes without samples are interchangeable: averaging their entries takes away the freedom among equal solutions in which Newton
-// steps would wander, and raises nothing (core/dual_solver.h).
+// steps would wander, and raises nothing (core/svm/dual_solver.h).
 template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void average_absent_classes(Team team, const SolveWorkspace<T>& w, int n_absent) {
   const Task<T>& task = w.task;

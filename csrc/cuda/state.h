@@ -3,8 +3,8 @@
 
 #include <cmath>
 
-#include "core/objective.h"
 #include "core/prox.h"
+#include "core/svm/objective.h"
 #include "cuda/passes.h"
 #include "cuda/workspace.h"
 

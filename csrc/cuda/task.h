@@ -1,7 +1,7 @@
 // One task of a batch as a team sees it. Every block holds a copy; the lists lie in the team's workspace.
 #pragma once
 
-#include "core/arena.h"
+#include "core/linear_algebra/arena.h"
 #include "cuda/team.h"
 
 SPARSESVM_BEGIN

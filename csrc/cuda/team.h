@@ -17,8 +17,8 @@
 // is small, such as sums over samples, instead of exchanging it: the same operations in the same order give the same bits.
 #pragma once
 
+#include "core/basics.h"
 #include "core/macros.h"
-#include "core/problem.h"
 
 #if defined(__CUDA_ARCH__)
 #define SPARSESVM_UNROLL _Pragma("unroll")

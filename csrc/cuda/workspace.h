@@ -2,7 +2,7 @@
 // keeps one copy of these structs per block in shared memory.
 #pragma once
 
-#include "core/arena.h"
+#include "core/linear_algebra/arena.h"
 #include "cuda/task.h"
 
 SPARSESVM_BEGIN
@@ -177,7 +177,7 @@ struct SolveWorkspace {
   }
 };
 
-// The system of the derivatives in the free dual coordinates (core/face_system.h).
+// The system of the derivatives in the free dual coordinates (core/svm/face_system.h).
 struct FaceArrays {
   int* base;    // (n) eliminated class of each sample
   int* first;   // (n + 1) first free coordinate of each sample

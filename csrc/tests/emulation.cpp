@@ -1,4 +1,4 @@
-// The CUDA bodies on emulated teams, as a library that tests load with ctypes: the arguments of csrc/core/problem.h
+// The CUDA bodies on emulated teams, as a library that tests load with ctypes: the arguments of csrc/core/svm/problem.h
 // and regression.h by address.
 #include <string>
 

@@ -1,0 +1,406 @@
+// The algorithm: block-coordinate descent to find the faces and active groups, then Newton steps to the certificate.
+#pragma once
+
+#include <cmath>
+
+#include "core/linear_algebra/arena.h"
+#include "core/macros.h"
+#include "core/svm/block_descent.h"
+#include "core/svm/dual_state.h"
+#include "core/svm/first_order.h"
+#include "core/svm/newton.h"
+#include "core/svm/task.h"
+#include "core/svm/working_set.h"
+
+SPARSESVM_BEGIN
+
+template <class Passes, typename T>
+class DualSolver {
+ public:
+  // Takes all scratch memory for tasks of this batch's size; with a null arena this only measures.
+  DualSolver(const Batch<T>& batch, Arena& arena) {
+    const index n = batch.n_samples, m = batch.n_features, k = batch.n_way, groups = m / batch.group_size;
+    task_ = Task<T>::take(arena, batch);
+    state_ = DualState<Passes, T>::take(arena, n, m, k, groups);
+    best_ = arena.take<double>(n * k);
+    first_try_ = arena.take<double>(n * k);
+    absent_ = arena.take<double>(k);
+    set_ = WorkingSetMemory::take(arena, n, m, k, groups);
+    block_ = BlockScratch::take(arena, k);
+    newton_ = NewtonScratch::take(arena, n, k, groups, batch.group_size, set_);
+    first_order_ = FirstOrderScratch::take(arena, n, m, k);
+  }
+
+  void solve(const SolveArguments<T>& arguments, index number) {
+    task_.bind(arguments.batch, number);
+    start(arguments, number);
+    const double target = arguments.tol * task_.total_weight;
+    const index first_try = arguments.max_iter * 2 / 5;
+    index iterations = 0;
+    Status status = iterate(target, first_try, iterations);
+    if ((status == Status::max_iter || status == Status::stalled) && iterations < arguments.max_iter) {
+      status = approach_from_large_lambda2(arguments, number, target, iterations);
+    }
+    write(arguments, number, status, iterations);
+  }
+
+ private:
+  static constexpr index max_sweeps = 8;
+
+  void start(const SolveArguments<T>& arguments, index number) {
+    const index k = task_.k;
+    const double others = k > 1 ? 1.0 / static_cast<double>(k - 1) : 0.0;
+    for (index i = 0; i < task_.n; ++i) {
+      double* row = state_.dual + i * k;
+      if (arguments.init_dual != nullptr) {
+        const double* given = arguments.init_dual + (number * arguments.batch.n_samples + task_.sample[i]) * k;
+        for (index l = 0; l < k; ++l) row[l] = task_.weight[i] * given[l];
+        project_simplex(row, k, task_.weight[i]);
+      } else {
+        for (index l = 0; l < k; ++l) row[l] = task_.weight[i] * (k == 1 ? 1.0 : (task_.label[i] == l ? 0.0 : others));
+      }
+    }
+    warm_ = arguments.init_dual != nullptr;
+    if (!warm_ && task_.lambda1 > 0) scale_start();
+  }
+
+  // Uniform over the wrong classes is the right direction but too far: moves back towards the labels, Lambda = (1 - t) Y + t
+  // uniform, to the best t in [0, 1]. V is t times that of t = 1, so the derivative of the dual is
+  // sum_i c_i - sum_G norm (t norm - lambda1)_+ / lambda2: decreasing and concave, so that Newton steps from t = 1 stay on the right
+  // of its root.
+  void scale_start() {
+    state_.evaluate(task_, state_.dual);
+    double t = 1;
+    for (int step = 0; step < 20; ++step) {
+      double slope = 0, curvature = 0;
+      for (index b = 0; b < task_.n_groups; ++b) {
+        const double norm = state_.norm[b], excess = t * norm - task_.lambda1;
+        slope += excess > 0 ? excess * norm : 0.0;
+        curvature += excess > 0 ? norm * norm : 0.0;
+      }
+      const double overshoot = slope - task_.total_weight * task_.lambda2;
+      if (!(overshoot > 1e-3 * slope)) break;
+      t -= overshoot / curvature;
+    }
+    if (!(t < 1)) return;
+    for (index i = 0; i < task_.n; ++i) {
+      for (index l = 0; l < task_.k; ++l) {
+        double& x = state_.dual[i * task_.k + l];
+        x = t * x + (task_.label[i] == l ? (1 - t) * task_.weight[i] : 0.0);
+      }
+    }
+  }
+
+  // Where lambda2 is tiny the dual is nearly a linear program, and Newton steps from far away stall. Each problem of this sequence
+  // starts at the solution of one with ten times its lambda2. The better of both attempts is kept.
+  Status approach_from_large_lambda2(const SolveArguments<T>& arguments, index number, double target, index& iterations) {
+    const index size = task_.n * task_.k;
+    const double lambda2 = task_.lambda2, smoothing = task_.smoothing, first_gap = best_gap_;
+    for (index e = 0; e < size; ++e) first_try_[e] = best_[e];
+    start(arguments, number);
+    for (double factor = 1e5; factor > 5; factor *= 0.1) {
+      task_.lambda2 = lambda2 * factor;
+      task_.smoothing = smoothing / factor;
+      const double loose = target > 1e-5 * task_.total_weight ? target : 1e-5 * task_.total_weight;
+      iterate(loose, iterations + 10 < arguments.max_iter ? iterations + 10 : arguments.max_iter, iterations);
+      for (index e = 0; e < size; ++e) state_.dual[e] = best_[e];
+      warm_ = true;
+    }
+    task_.lambda2 = lambda2;
+    task_.smoothing = smoothing;
+    const Status status = iterate(target, arguments.max_iter, iterations);
+    if (best_gap_ > first_gap) {
+      for (index e = 0; e < size; ++e) best_[e] = first_try_[e];
+      best_is_current_ = false;
+    }
+    return status;
+  }
+
+  // Outer iterations from state_.dual until the certificate, counted on from `iterations` up to max_iter.
+  Status iterate(double target, index max_iter, index& iterations) {
+    newton_.has_gram = false;
+    sweeping_ = !by_gram() && !warm_;
+    swept_groups_ = -1;
+    first_order_.lipschitz = 0;
+    // With lambda1 = 0 the first step needs no more than the Gram matrix.
+    const bool stepped = by_gram() && iterations < max_iter && NewtonStep<Passes, T>(task_, state_, newton_).step(target);
+    if (stepped) {
+      ++iterations;
+    } else {
+      state_.evaluate(task_, state_.dual);
+    }
+    const index first = iterations;
+    double& best_gap = best_gap_;
+    best_gap = 0;
+    double reference_gap = 0;
+    index since_progress = 0, stalls = 0, extra = 0;
+    bool prefer_first_order = false;
+    for (;; ++iterations) {
+      state_.certify(task_);
+      if (!(state_.gap <= 1e300) || !(state_.objective <= 1e300)) return Status::non_finite;
+      best_is_current_ = iterations == first || state_.gap < best_gap;
+      if (best_is_current_) {
+        best_gap = state_.gap;
+        keep_best();
+      }
+      if (best_gap <= target) {
+        // Where the objective is far below sum_i c_i a few more steps make the gap small beside it as well.
+        const bool small = best_gap * task_.total_weight <= target * state_.objective;
+        if (small || ++extra > 5 || iterations >= max_iter) return Status::converged;
+      }
+      if (iterations >= max_iter) return Status::max_iter;
+      if (iterations == first || best_gap < 0.5 * reference_gap) {
+        reference_gap = best_gap;
+        since_progress = 0;
+        stalls = 0;
+        prefer_first_order = false;
+      } else if (++since_progress >= 5) {
+        since_progress = 0;
+        prefer_first_order = !prefer_first_order;
+        if (++stalls >= 8) return Status::stalled;
+      }
+      // A step that is to make the gap small beside the objective has to aim there, which one by the Gram matrix does in any case.
+      const bool aim_lower = best_gap <= target && !by_gram();
+      advance(aim_lower ? target * state_.objective / task_.total_weight : target, prefer_first_order);
+    }
+  }
+
+  bool by_gram() const { return NewtonStep<Passes, T>::by_gram(task_); }
+
+  // One outer iteration; leaves the state evaluated.
+  void advance(double target, bool prefer_first_order) {
+    NewtonStep<Passes, T> newton(task_, state_, newton_);
+    const index candidates = by_gram() ? 0 : newton.count_candidates();
+    if (sweeping_ && sweeps_pay(candidates)) {
+      gap_before_sweeps_ = state_.gap;
+      descend(max_sweeps);
+    } else if (sweeping_ = false; !prefer_first_order && newton.step(target, operator_pays(candidates))) {
+      const double before = state_.gap;
+      state_.certify(task_);
+      // Close to the solution Newton steps need no help.
+      if (state_.gap > 0.1 * before && !by_gram()) descend(sweeps_between_steps());
+    } else if (!prefer_first_order && candidates < 0) {
+      descend(max_sweeps);  // the face is too large yet for a step without a matrix
+    } else {
+      FirstOrder<Passes, T>(task_, state_, first_order_).run(50);
+      state_.evaluate(task_, state_.dual);
+    }
+    if (average_absent_classes()) state_.evaluate(task_, state_.dual);
+  }
+
+  // Classes without samples are interchangeable, so averaging their dual entries keeps the dual feasible and, by convexity, lowers
+  // its objective by nothing. It takes away the freedom among equal solutions in which Newton steps would wander.
+  bool average_absent_classes() {
+    const index k = task_.k;
+    double* absent = absent_;
+    double count = 0;
+    for (index l = 0; l < k; ++l) {
+      absent[l] = 1;
+      for (index i = 0; i < task_.n && absent[l] != 0; ++i) absent[l] = task_.label[i] == l ? 0.0 : 1.0;
+      count += absent[l];
+    }
+    if (count < 2) return false;
+    for (index i = 0; i < task_.n; ++i) {
+      double* row = state_.dual + i * k;
+      double mean = 0;
+      for (index l = 0; l < k; ++l) mean += absent[l] * row[l];
+      mean /= count;
+      for (index l = 0; l < k; ++l) row[l] = absent[l] != 0 ? mean : row[l];
+    }
+    return true;
+  }
+
+  // Time of a Newton step with so many candidates, in sweeps over the last working set; measured within a factor of two.
+  double step_in_sweeps(index n_candidates) const {
+    const double size = static_cast<double>(n_candidates), groups = static_cast<double>(swept_groups_);
+    const double width = groups * static_cast<double>(task_.group_size), way = static_cast<double>(task_.k);
+    const double step = size * size * (0.25 * size + groups);
+    return step / (2 * static_cast<double>(task_.n) * way * (8 * width + 50 * way));
+  }
+
+  // Time of a Newton step by conjugate gradients, in sweeps. A product passes over the working set twice, half a sweep; the line search
+  // and what follows count as four. For a hundredth of the residual it takes sqrt(condition) ln(200) / 2 products. The smoothing term is
+  // a bound on the smallest eigenvalue; without it there is none. The largest of F F' is estimated by the Rayleigh quotient
+  // ||V||^2 / ||diag(c) Y - A||^2: the residual follows the classes, as the largest eigenvalues do, and the few above take a product
+  // each.
+  double operator_step_in_sweeps() const {
+    if (!(task_.smoothing > 0)) return 1e300;
+    const index k = task_.k;
+    double image = 0, residual = 0;
+    for (index b = 0; b < task_.n_groups; ++b) image += state_.norm[b] * state_.norm[b];
+    for (index i = 0; i < task_.n; ++i) {
+      for (index l = 0; l < k; ++l) {
+        const double r = (task_.label[i] == l ? task_.weight[i] : 0.0) - state_.dual[i * k + l];
+        residual += r * r;
+      }
+    }
+    if (!(residual > 0)) return 1e300;
+    return 0.5 * (4 + 2.65 * std::sqrt(1 + image / (residual * task_.lambda2 * task_.smoothing)));
+  }
+
+  // Whether a Newton step by conjugate gradients is cheaper than one by the dense model.
+  bool operator_pays(index n_candidates) const {
+    return !by_gram() && swept_groups_ >= 0 && (n_candidates < 0 || operator_step_in_sweeps() < step_in_sweeps(n_candidates));
+  }
+
+  // Whether another round of sweeps is likely to lower the gap more than a Newton step would in the same time: by ten with the dense
+  // model, by a hundred where the hinge is smooth; where there is neither, whether the last round still helped much.
+  bool sweeps_pay(index n_candidates) const {
+    if (swept_groups_ < 0) return true;
+    const double progress = std::log(gap_before_sweeps_ / state_.gap);
+    if (task_.smoothing > 0 && operator_pays(n_candidates)) return progress * operator_step_in_sweeps() > 4.6 * max_sweeps;
+    return n_candidates < 0 ? progress > 0.5 : progress * step_in_sweeps(n_candidates) > 2.3 * max_sweeps;
+  }
+
+  // Two, and more where they cost little beside the last Newton step.
+  index sweeps_between_steps() const {
+    const double sweeps = 2 + 0.04 * step_in_sweeps(newton_.start[task_.n]);
+    return sweeps < max_sweeps ? static_cast<index>(sweeps) : max_sweeps;
+  }
+
+  // Sweeps over the samples, in single precision while the gap is far above its rounding.
+  void descend(index sweeps) {
+    if (!descend_in<float>(sweeps)) descend_in<double>(sweeps);
+    state_.evaluate(task_, state_.dual);
+  }
+
+  template <typename S>
+  bool descend_in(index sweeps) {
+    WorkingSet<S> set(set_);
+    set.gather(task_, state_.v, state_.norm, 0.8);
+    swept_groups_ = set.n_groups;
+    BlockDescent<Passes, T, S> descent(task_, set, state_.dual, block_);
+    if (sizeof(S) == 4 && !(state_.gap > 30 * descent.noise() * task_.total_weight)) return false;
+    for (index pass = 0; pass < sweeps; ++pass) descent.sweep(pass);
+    return true;
+  }
+
+  void keep_best() {
+    for (index e = 0; e < task_.n * task_.k; ++e) best_[e] = state_.dual[e];
+  }
+
+  // From lambda1_max on no weights are better than none; an iterate that is almost there should say so.
+  void prefer_no_weights() {
+    double without = 0;
+    double *zero = block_.scores, *probabilities = block_.delta;
+    for (index l = 0; l < task_.k; ++l) zero[l] = 0;
+    for (index i = 0; i < task_.n; ++i) {
+      for (index l = 0; l < task_.k; ++l) probabilities[l] = state_.dual[i * task_.k + l] / task_.weight[i];
+      without += task_.weight[i] * sample_value(zero, probabilities, task_.label[i], task_.k, task_.smoothing, block_.product).loss;
+    }
+    if (!(without <= state_.objective)) return;
+    for (index b = 0; b < task_.n_groups; ++b) state_.norm[b] = state_.norm[b] < task_.lambda1 ? state_.norm[b] : task_.lambda1;
+    for (index e = 0; e < task_.k * task_.m; ++e) state_.w[e] = 0;
+    certify_changed_weights();
+  }
+
+  // A group whose norm exceeds lambda1 by rounding alone is inactive: where the dual is not unique an exact solution may sit on the
+  // threshold, and counting such a group would change the gradient. Kept only if the certificate of the changed weights holds.
+  void drop_borderline_groups(double target) {
+    const index g = task_.group_size;
+    bool any = false;
+    for (index b = 0; b < task_.n_groups; ++b) {
+      if (!(state_.norm[b] > task_.lambda1) || state_.norm[b] > (1 + 1e-9) * task_.lambda1) continue;
+      any = true;
+      state_.norm[b] = task_.lambda1;
+      for (index l = 0; l < task_.k; ++l) {
+        for (index e = l * task_.m + b * g; e < l * task_.m + (b + 1) * g; ++e) state_.w[e] = 0;
+      }
+    }
+    if (!any) return;
+    const double gap = state_.gap;
+    certify_changed_weights();
+    if (state_.gap <= (gap > target ? gap : target)) return;
+    state_.evaluate(task_, state_.dual);
+    state_.certify(task_);
+  }
+
+  // The weights as the caller gets them.
+  void round_weights() {
+    for (index e = 0; e < task_.k * task_.m; ++e) state_.w[e] = static_cast<double>(static_cast<T>(state_.w[e]));
+    certify_changed_weights();
+  }
+
+  // The gap of weights that the dual does not link to: it changes with the objective.
+  void certify_changed_weights() {
+    const double objective = state_.objective;
+    double gap = state_.gap;
+    state_.add_scores(task_);
+    state_.certify(task_);
+    gap += state_.objective - objective;
+    state_.gap = gap > 0 ? gap : 0.0;
+  }
+
+  // Outputs at the best dual found; weights follow from it by the link.
+  void write(const SolveArguments<T>& arguments, index number, Status status, index iterations) {
+    const Batch<T>& batch = arguments.batch;
+    const index k = task_.k, m = task_.m;
+    if (!best_is_current_) {
+      for (index e = 0; e < task_.n * k; ++e) state_.dual[e] = best_[e];
+      state_.evaluate(task_, state_.dual);
+      state_.certify(task_);
+    }
+    const bool finite = status != Status::non_finite;
+    if (finite && task_.lambda1 > 0) {
+      prefer_no_weights();
+      drop_borderline_groups(arguments.tol * task_.total_weight);
+    }
+    if (finite && sizeof(T) < sizeof(double)) round_weights();
+    const double nan = __builtin_nan("");
+    T* weights = arguments.weights + number * k * m;
+    for (index b = 0; b < task_.n_groups; ++b) {
+      const bool on = state_.norm[b] > task_.lambda1;
+      arguments.active[number * task_.n_groups + b] = finite && on;
+      for (index l = 0; l < k; ++l) {
+        for (index e = l * m + b * task_.group_size; e < l * m + (b + 1) * task_.group_size; ++e) {
+          weights[e] = static_cast<T>(finite ? state_.w[e] : nan);
+        }
+      }
+    }
+    T* dual = arguments.dual + number * batch.n_samples * k;
+    write_absent(batch, number, dual);
+    for (index i = 0; i < task_.n; ++i) {
+      for (index l = 0; l < k; ++l) dual[task_.sample[i] * k + l] = static_cast<T>(state_.dual[i * k + l] / task_.weight[i]);
+    }
+    arguments.gap[number] = finite ? state_.gap : nan;
+    arguments.objective[number] = finite ? state_.objective : nan;
+    arguments.n_iter[number] = iterations;
+    arguments.status[number] = static_cast<std::int8_t>(status);
+  }
+
+  // Samples of weight zero take the probabilities they would have if their weight grew. Their features may be anything.
+  void write_absent(const Batch<T>& batch, index number, T* dual) {
+    const index k = task_.k;
+    double* scores = state_.sample;
+    for (index i = 0; i < batch.n_samples; ++i) {
+      if (batch.sample_weight[number * batch.n_samples + i] > 0) continue;
+      const T* row = batch.features + number * batch.task_stride + i * batch.row_stride;
+      const index label = batch.labels[number * batch.n_samples + i];
+      for (index l = 0; l < k; ++l) scores[l] = 0;
+      Passes::add_products(&row, 1, state_.w, task_.m, k, task_.m, 1.0, scores, k);
+      for (index l = 0; l < k; ++l) {
+        if (!(std::fabs(scores[l]) <= 1e300)) scores[l] = 0;
+      }
+      best_response(scores, label, k, task_.smoothing, scores + k);
+      for (index l = 0; l < k; ++l) dual[i * k + l] = static_cast<T>(scores[k + l]);
+    }
+  }
+
+  Task<T> task_;
+  DualState<Passes, T> state_;
+  double* best_;       // (n, k) dual of the smallest gap of this attempt
+  double* first_try_;  // (n, k) that of the attempt before
+  double* absent_;     // (k,) one for a class without samples
+  double best_gap_ = 0;
+  WorkingSetMemory set_;
+  BlockScratch block_;
+  NewtonScratch newton_;
+  FirstOrderScratch first_order_;
+  bool warm_ = false;
+  bool best_is_current_ = false;
+  bool sweeping_ = false;           // before the first Newton step
+  index swept_groups_ = -1;         // of the last working set; none yet
+  double gap_before_sweeps_ = 0;
+};
+
+SPARSESVM_END

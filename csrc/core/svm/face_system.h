@@ -1,0 +1,309 @@
+// The face system of the derivatives: for a right-hand side R, the matrix Q (n, k) on the face with F D (Q'F)' / lambda2 + smoothing
+// equal to R there. "There": at the free dual entries, up to a constant per sample (docs/method.md, 6).
+//
+// Small systems are factored in the coordinates Z in which each sample's largest entry is eliminated, H = Z' (F D F' / lambda2 +
+// smoothing) Z; where products are much cheaper, conjugate gradients solve them without a matrix. Where the system is singular
+// (duplicate samples, samples that are zero on every active group) the solution of smallest norm is taken.
+#pragma once
+
+#include <cmath>
+
+#include "core/linear_algebra/arena.h"
+#include "core/linear_algebra/cholesky.h"
+#include "core/linear_algebra/conjugate_gradients.h"
+#include "core/macros.h"
+#include "core/svm/active_panel.h"
+#include "core/svm/task.h"
+
+SPARSESVM_BEGIN
+
+// Larger systems are never factored.
+constexpr index max_face_size = 2048;
+
+template <class Passes, typename T>
+class FaceSystem {
+ public:
+  FaceSystem(const Batch<T>& batch, index panel_stride, Arena& arena) {
+    const index n = batch.n_samples, k = batch.n_way, face = n * (k > 1 ? k - 1 : 1);
+    base_ = arena.take<index>(n);
+    sample_ = arena.take<index>(face);
+    label_ = arena.take<index>(face);
+    alpha_ = arena.take<double>(face);
+    work_ = arena.take<double>(3 * face);
+    dense_size_ = face < max_face_size ? face : max_face_size;
+    system_ = arena.take<double>(dense_size_ * dense_size_);
+    gram_ = arena.take<double>(n * n);
+    strip_ = arena.take<double>(dense_size_ * (panel_stride / batch.group_size));
+    root_ = arena.take<double>(panel_stride);
+    on_ = arena.take<char>(n * k);
+    residual_ = arena.take<double>(n * k);
+    direction_ = arena.take<double>(n * k);
+    image_ = arena.take<double>(n * k);
+    x_ = arena.take<double>(k * (batch.n_features > n ? batch.n_features : n));
+    row_of_ = arena.take<const double*>(n);
+    packed_ = arena.take<T>(n * batch.n_features);
+    packed_row_ = arena.take<const T*>(n);
+  }
+
+  // The face: exact zeros of the dual (n_samples, k) stay zero. `n_columns` are active.
+  void bind(const Task<T>& task, const T* dual, index n_columns) {
+    task_ = &task;
+    n_columns_ = n_columns;
+    const index k = task.k;
+    size_ = 0;
+    for (index i = 0; i < task.n; ++i) {
+      const T* row = dual + task.sample[i] * k;
+      index base = 0;
+      for (index l = 1; l < k; ++l) base = row[l] > row[base] ? l : base;
+      base_[i] = base;
+      for (index l = 0; l < k; ++l) {
+        on_[i * k + l] = row[l] > 0;
+        if (l == base || !(row[l] > 0)) continue;
+        sample_[size_] = i;
+        label_[size_++] = l;
+      }
+    }
+    choose_method();
+    clear();
+  }
+
+  // Adds the panel's part: (1 - t) F F' shared by the classes, and t b b' per group with b_(i, l) = <f_i, u_l - u_base>. Overwrites
+  // the features of the panel.
+  void add(ActivePanel<T>& panel) {
+    if (!is_summed()) return;
+    const index g = task_->group_size, n = task_->n, groups = panel.groups, width = panel.width;
+    if (task_->lambda1 > 0) {
+      const index stride = panel.stride / g;
+      for (index p = 0; p < groups; ++p) root_[p] = std::sqrt(1 - panel.keep[p]);
+      for (index f = 0; f < size_; ++f) {
+        const double* row = panel.f + sample_[f] * panel.stride;
+        const double* u = panel.u + label_[f] * panel.stride;
+        const double* u_base = panel.u + base_[sample_[f]] * panel.stride;
+        double* product = strip_ + f * stride;
+        if (g == 1) {
+          for (index p = 0; p < groups; ++p) product[p] = root_[p] * row[p] * (u[p] - u_base[p]);
+        } else {
+          for (index p = 0; p < groups; ++p) {
+            double total = 0;
+            for (index j = p * g; j < (p + 1) * g; ++j) total += row[j] * (u[j] - u_base[j]);
+            product[p] = root_[p] * total;
+          }
+        }
+      }
+      Passes::add_rank_update(strip_, size_, stride, groups, 1.0, system_, size_);
+      for (index p = 0; p < groups; ++p) {
+        for (index j = p * g; j < (p + 1) * g; ++j) root_[j] = std::sqrt(panel.keep[p]);
+      }
+      for (index i = 0; i < n; ++i) {
+        for (index j = 0; j < width; ++j) panel.f[i * panel.stride + j] *= root_[j];
+      }
+    }
+    Passes::add_rank_update(panel.f, n, panel.stride, width, 1.0, gram_, n);
+  }
+
+  // q (n, k), for the right-hand side (n, k). The panel is used where no matrix has been added up.
+  void solve(ActivePanel<T>& panel, const double* right, double* q) {
+    for (index e = 0; e < task_->n * task_->k; ++e) q[e] = 0;
+    if (size_ == 0) return;
+    if (!dense_) {
+      if (task_->lambda1 == 0) mirror_gram();
+      if (solve_iteratively(panel, right, q) || size_ > dense_size_) return;
+      for (index e = 0; e < task_->n * task_->k; ++e) q[e] = 0;
+      dense_ = true;
+      clear();
+      for (index p = 0; p < panel.n_active;) {
+        p = panel.load(p);
+        add(panel);
+      }
+    }
+    solve_dense(right, q);
+  }
+
+ private:
+  // A factor costs size^3 / 3 and the matrix size^2 per group; conjugate gradients need two products with the active columns per
+  // iteration, or one with the Gram matrix, and seldom more than `usual` iterations. Measured, their operations take 2 to 4 times as
+  // long.
+  void choose_method() {
+    constexpr double usual = 120;
+    const double r = static_cast<double>(size_), n = static_cast<double>(task_->n), k = static_cast<double>(task_->k);
+    const double groups = task_->lambda1 > 0 ? static_cast<double>(n_columns_ / task_->group_size) : 0.0;
+    const double factored = r * r * (r / 3 + groups);
+    const double product = n * k * (task_->lambda1 > 0 ? 2 * static_cast<double>(n_columns_) + 20 : n + 20);
+    dense_ = size_ <= dense_size_ && factored < 3 * usual * product;
+    max_iterations_ = static_cast<index>(size_ <= dense_size_ ? 3 * usual : 20 * usual);
+  }
+
+  // Whether `add` adds anything up.
+  bool is_summed() const { return size_ > 0 && (dense_ || task_->lambda1 == 0); }
+
+  void clear() {
+    if (!is_summed()) return;
+    if (dense_) {
+      for (index e = 0; e < size_ * size_; ++e) system_[e] = 0;
+    }
+    for (index e = 0; e < task_->n * task_->n; ++e) gram_[e] = 0;
+  }
+
+  // out = Z' matrix
+  void reduce(const double* matrix, double* out) const {
+    const index k = task_->k;
+    for (index f = 0; f < size_; ++f) out[f] = matrix[sample_[f] * k + label_[f]] - matrix[sample_[f] * k + base_[sample_[f]]];
+  }
+
+  // A small multiple of Z'Z makes the factor safe; the refinement steps are proximal-point iterations from zero, which remove that
+  // bias and converge to the solution of smallest ||Q||.
+  void solve_dense(const double* right, double* q) {
+    const index r = size_, k = task_->k;
+    double* rhs = work_;
+    reduce(right, rhs);
+    double* diagonal = work_ + r;
+    double* residual = work_ + 2 * r;
+    complete(diagonal);
+    factor(diagonal);
+    for (index a = 0; a < r; ++a) {
+      alpha_[a] = 0;
+      residual[a] = rhs[a];
+    }
+    for (int step = 0; step < 3; ++step) {
+      solve_cholesky<Passes>(system_, r, r, residual);
+      for (index a = 0; a < r; ++a) alpha_[a] += residual[a];
+      if (step == 2) break;
+      for (index a = 0; a < r; ++a) residual[a] = rhs[a] - diagonal[a] * alpha_[a];
+      for (index a = 0; a < r; ++a) {
+        double total = 0;
+        for (index b = a + 1; b < r; ++b) {
+          total += system_[a * r + b] * alpha_[b];
+          residual[b] -= system_[a * r + b] * alpha_[a];
+        }
+        residual[a] -= total;
+      }
+    }
+    for (index a = 0; a < r; ++a) {
+      q[sample_[a] * k + label_[a]] += alpha_[a];
+      q[sample_[a] * k + base_[sample_[a]]] -= alpha_[a];
+    }
+  }
+
+  // Adds what the classes share and the smoothing; the upper triangle and `diagonal` then hold H.
+  void complete(double* diagonal) {
+    const index r = size_, n = task_->n;
+    const double inverse = 1 / task_->lambda2;
+    for (index a = 0; a < r; ++a) {
+      const index i = sample_[a], la = label_[a], ba = base_[i];
+      for (index b = 0; b <= a; ++b) {
+        const index i2 = sample_[b], lb = label_[b], bb = base_[i2];
+        const double kernel = gram_[i >= i2 ? i * n + i2 : i2 * n + i];
+        double value = system_[a * r + b] + kernel * ((la == lb) - (la == bb) - (ba == lb) + (ba == bb));
+        value *= inverse;
+        if (i == i2) value += task_->smoothing / task_->weight[i] * ((la == lb) + 1);
+        system_[b * r + a] = value;
+        if (a == b) diagonal[a] = value;
+      }
+    }
+  }
+
+  // The factor goes to the lower triangle; its diagonal replaces H's. The ridge makes a singular system solvable, and grows in the
+  // rare case that rounding exceeds it.
+  void factor(const double* diagonal) {
+    const index r = size_;
+    double mean = 0;
+    for (index a = 0; a < r; ++a) mean += diagonal[a];
+    mean /= static_cast<double>(r);
+    double ridge = mean > 0 ? 1e-10 * mean : 1.0;
+    for (int attempt = 0; attempt < 5; ++attempt, ridge *= 100) {
+      for (index a = 0; a < r; ++a) {
+        for (index b = 0; b <= a; ++b) {
+          const double shift = sample_[a] == sample_[b] ? ridge * ((a == b) + 1) : 0.0;
+          system_[a * r + b] = (a == b ? diagonal[a] : system_[b * r + a]) + shift;
+        }
+      }
+      if (factor_cholesky<Passes>(system_, r, r, 0.0) == r) break;
+    }
+  }
+
+  // False when conjugate gradients do not converge.
+  bool solve_iteratively(ActivePanel<T>& panel, const double* right, double* q) {
+    const index size = task_->n * task_->k;
+    double squared = 0, rounding = 0;
+    for (index e = 0; e < size; ++e) {
+      residual_[e] = right[e];
+      rounding += 1e-31 * right[e] * right[e];
+    }
+    project(residual_);
+    if (task_->lambda1 > 0) pack(panel);
+    for (index e = 0; e < size; ++e) squared += residual_[e] * residual_[e];
+    const double enough = 1e-25 * squared > rounding ? 1e-25 * squared : rounding;
+    return conjugate_gradients(
+        size, enough, max_iterations_, [&] { apply(panel); }, [this](double* x) { project(x); }, q, {residual_, direction_, image_});
+  }
+
+  // image = the system times direction.
+  void apply(ActivePanel<T>& panel) {
+    const index n = task_->n, k = task_->k;
+    for (index i = 0; i < n; ++i) {
+      for (index l = 0; l < k; ++l) image_[i * k + l] = task_->smoothing / task_->weight[i] * direction_[i * k + l];
+    }
+    if (task_->lambda1 == 0) {
+      for (index i = 0; i < n; ++i) row_of_[i] = gram_ + i * n;
+      Passes::combine_rows(row_of_, n, direction_, k, n, x_, n);
+      for (index i = 0; i < n; ++i) {
+        for (index l = 0; l < k; ++l) image_[i * k + l] += x_[l * n + i] / task_->lambda2;
+      }
+    } else {
+      // Few and long passes: threads are woken once for each.
+      for (index i = 0; i < n; ++i) packed_row_[i] = packed_ + i * n_columns_;
+      Passes::combine_rows(packed_row_, n, direction_, k, n_columns_, x_, n_columns_);
+      for (index p = 0; p < panel.n_active;) {
+        double* columns = x_ + p * task_->group_size;
+        p = panel.whole() ? panel.n_active : panel.load_link(p);
+        panel.apply_link_derivative(columns, columns, n_columns_);
+      }
+      Passes::add_all_products(packed_row_, n, x_, n_columns_, k, n_columns_, 1.0, image_);
+    }
+  }
+
+  // Copies the active columns side by side, as every iteration reads them.
+  void pack(ActivePanel<T>& panel) {
+    for (index p = 0; p < panel.n_active;) {
+      const index first = p * task_->group_size;
+      p = panel.load_link(p);
+      for (index i = 0; i < task_->n; ++i) panel.gather(task_->rows[i], packed_ + i * n_columns_ + first);
+    }
+  }
+
+  // Onto the face: zero off it, and of sum zero for each sample.
+  void project(double* x) const {
+    const index k = task_->k;
+    for (index i = 0; i < task_->n; ++i) {
+      const char* on = on_ + i * k;
+      double *row = x + i * k, total = 0, support = 0;
+      for (index l = 0; l < k; ++l) {
+        total += on[l] ? row[l] : 0.0;
+        support += on[l] ? 1.0 : 0.0;
+      }
+      const double mean = total / support;
+      for (index l = 0; l < k; ++l) row[l] = on[l] ? row[l] - mean : 0.0;
+    }
+  }
+
+  // The upper triangle from the lower.
+  void mirror_gram() {
+    const index n = task_->n;
+    for (index i = 0; i < n; ++i) {
+      for (index j = 0; j < i; ++j) gram_[j * n + i] = gram_[i * n + j];
+    }
+  }
+
+  const Task<T>* task_ = nullptr;
+  index size_ = 0, dense_size_ = 0, max_iterations_ = 0, n_columns_ = 0;
+  bool dense_ = true;       // factored, rather than solved by conjugate gradients
+  index *base_;             // (n) eliminated class of each sample
+  index *sample_, *label_;  // (size) the free coordinates
+  char* on_;                // (n, k) entries of the face
+  double *alpha_, *work_, *system_, *gram_, *strip_, *root_, *residual_, *direction_, *image_, *x_;
+  const double** row_of_;
+  T* packed_;              // (n, active columns)
+  const T** packed_row_;
+};
+
+SPARSESVM_END

@@ -1,0 +1,67 @@
+// The problem of one batch of tasks, as plain data: addresses, sizes and strides, shared by every instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "core/basics.h"
+
+namespace sparsesvm {
+
+// What every entry point needs: one support set per task. Strides count elements; the last axis is contiguous.
+template <typename T>
+struct Batch {
+  index n_tasks, n_samples, n_features, n_way, group_size;
+  const T* features;  // (n_tasks, n_samples, n_features)
+  index task_stride, row_stride;
+  const std::int64_t* labels;   // (n_tasks, n_samples)
+  const double* sample_weight;  // (n_tasks, n_samples), 0 = absent sample
+  const double* lambda1;        // (n_tasks,), weighed against the sum of hinge losses
+  const double* lambda2;        // (n_tasks,), > 0
+  double dual_reg;              // r >= 0: adds r / (2 lambda2) ||Y - Lambda||^2 to the dual
+};
+
+template <typename T>
+struct SolveArguments {
+  Batch<T> batch;
+  double tol;              // converged when gap <= tol * sum of sample weights
+  index max_iter;          // outer iterations
+  const double* init_dual; // (n_tasks, n_samples, n_way) or null
+  T* weights;              // out (n_tasks, n_way, n_features)
+  T* dual;                 // out (n_tasks, n_samples, n_way), rows are probability vectors
+  double* gap;             // out (n_tasks,)
+  double* objective;       // out (n_tasks,)
+  std::int64_t* n_iter;    // out (n_tasks,)
+  std::int8_t* status;     // out (n_tasks,)
+  std::uint8_t* active;    // out (n_tasks, n_features / group_size)
+};
+
+// The solution at which the derivatives are taken.
+template <typename T>
+struct SolutionView {
+  const T* weights;  // (n_tasks, n_way, n_features)
+  const T* dual;     // (n_tasks, n_samples, n_way)
+};
+
+template <typename T>
+struct VjpArguments {
+  Batch<T> batch;
+  SolutionView<T> solution;
+  const T* grad_weights;       // (n_tasks, n_way, n_features)
+  T* grad_features;            // out (n_tasks, n_samples, n_features)
+  double* grad_lambda1;        // out (n_tasks,)
+  double* grad_lambda2;        // out (n_tasks,)
+  double* grad_sample_weight;  // out (n_tasks, n_samples)
+};
+
+template <typename T>
+struct JvpArguments {
+  Batch<T> batch;
+  SolutionView<T> solution;
+  const T* tangent_features;            // (n_tasks, n_samples, n_features)
+  const double* tangent_lambda1;        // (n_tasks,)
+  const double* tangent_lambda2;        // (n_tasks,)
+  const double* tangent_sample_weight;  // (n_tasks, n_samples)
+  T* tangent_weights;                   // out (n_tasks, n_way, n_features)
+};
+
+}  // namespace sparsesvm

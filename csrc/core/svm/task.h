@@ -1,0 +1,54 @@
+// One task of a batch as the solver sees it: the samples that are present, their classes and weights, and the two penalties.
+#pragma once
+
+#include "core/linear_algebra/arena.h"
+#include "core/macros.h"
+#include "core/svm/problem.h"
+
+SPARSESVM_BEGIN
+
+template <typename T>
+struct Task {
+  index n;                // samples with positive weight
+  index m, k, group_size, n_groups;
+  double lambda1, lambda2;
+  double smoothing;       // dual_reg / lambda2
+  double total_weight;    // objective at W = 0
+  const T** rows;         // (n) feature rows
+  index* sample;          // (n) position in the batch's task
+  index* label;           // (n)
+  double* weight;         // (n)
+
+  static Task take(Arena& arena, const Batch<T>& batch) {
+    Task task{};
+    task.rows = arena.template take<const T*>(batch.n_samples);
+    task.sample = arena.template take<index>(batch.n_samples);
+    task.label = arena.template take<index>(batch.n_samples);
+    task.weight = arena.template take<double>(batch.n_samples);
+    return task;
+  }
+
+  void bind(const Batch<T>& batch, index number) {
+    n = 0;
+    m = batch.n_features;
+    k = batch.n_way;
+    group_size = batch.group_size;
+    n_groups = m / group_size;
+    lambda1 = batch.lambda1[number];
+    lambda2 = batch.lambda2[number];
+    smoothing = batch.dual_reg / lambda2;
+    total_weight = 0;
+    for (index i = 0; i < batch.n_samples; ++i) {
+      const double c = batch.sample_weight[number * batch.n_samples + i];
+      if (!(c > 0)) continue;
+      rows[n] = batch.features + number * batch.task_stride + i * batch.row_stride;
+      sample[n] = i;
+      label[n] = batch.labels[number * batch.n_samples + i];
+      weight[n] = c;
+      total_weight += c;
+      ++n;
+    }
+  }
+};
+
+SPARSESVM_END
