@@ -17,7 +17,8 @@ using namespace sparsesvm::binding;
 using sparsesvm::index;
 
 // Whether all values are what the solver takes. The caller, who has the names, explains where they are not.
-bool acceptable(index n_tasks, index n_samples, index n_way, address labels, address sample_weight, address lambda1, address lambda2) {
+bool acceptable(index n_tasks, index n_samples, index n_way, address labels, address sample_weight, address lambda1, address lambda2,
+                double dual_reg) {
   constexpr double largest = std::numeric_limits<double>::max();
   bool fine = true;
   for (index i = 0; i < n_tasks * n_samples; ++i) {
@@ -27,7 +28,8 @@ bool acceptable(index n_tasks, index n_samples, index n_way, address labels, add
   }
   for (index task = 0; task < n_tasks; ++task) {
     const double group = at<const double>(lambda1)[task], square = at<const double>(lambda2)[task];
-    fine = fine && group >= 0 && group <= largest && square > 0 && square <= largest;
+    fine = fine && group >= 0 && group <= largest && square >= 0 && square <= largest;
+    fine = fine && (square > 0 || (group > 0 && dual_reg == 0));
   }
   return fine;
 }

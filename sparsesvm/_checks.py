@@ -176,6 +176,16 @@ def _check_some(name: str, smallest: float) -> None:
         )
 
 
+def check_ridge_range(lambda1: Tensor, lambda2: Tensor, dual_reg: float) -> None:
+    """Of the penalties of support vector machines, >= 0 and one per task: without lambda2 the certificate needs lambda1, and the
+    smoothed hinge has no scale."""
+    without = lambda2 == 0
+    if bool((without & (lambda1 == 0)).any()):
+        raise ValueError("lambda1 or lambda2 must be positive in every task; got zero for both. A small lambda2 is enough.")
+    if dual_reg > 0 and bool(without.any()):
+        raise ValueError(f"lambda2 must be positive where dual_reg is, which counts in units of it; got 0 with dual_reg={dual_reg}")
+
+
 def check_ratio(value: float | Tensor, features: Tensor, name: str = "lambda1_ratio") -> None:
     check_penalty(name, value, features)
     if not isinstance(value, Tensor):

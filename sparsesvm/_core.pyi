@@ -3,7 +3,15 @@
 from typing import Any
 
 def acceptable(
-    n_tasks: int, n_samples: int, n_way: int, labels: int, sample_weight: int, lambda1: int, lambda2: int, /
+    n_tasks: int,
+    n_samples: int,
+    n_way: int,
+    labels: int,
+    sample_weight: int,
+    lambda1: int,
+    lambda2: int,
+    dual_reg: float,
+    /,
 ) -> bool: ...
 def solve(
     is_double: bool,

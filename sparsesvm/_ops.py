@@ -48,11 +48,12 @@ def solve(
     inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
     addresses = _addresses(*inputs)
     sizes = _sizes(features, n_way, group_size)
-    if not (features.is_cuda or _core.acceptable(sizes[1], sizes[2], n_way, *addresses[3:])):
+    if not (features.is_cuda or _core.acceptable(sizes[1], sizes[2], n_way, *addresses[3:], dual_reg)):
         _checks.check_label_range(labels, n_way)
         _checks.check_penalty_range("sample_weight", sample_weight)
         _checks.check_penalty_range("lambda1", lambda1)
-        _checks.check_penalty_range("lambda2", lambda2, positive=True)
+        _checks.check_penalty_range("lambda2", lambda2)
+        _checks.check_ridge_range(lambda1, lambda2, dual_reg)
     if init_dual is not None:
         _checks.check_finite("init_dual", init_dual)
         init_dual = init_dual.contiguous()

@@ -82,7 +82,7 @@ def solve(
     _checks.check_device(features, USABLE_DEVICES)
     _checks.check_labels(labels, features)
     _checks.check_one_penalty(lambda1, lambda1_ratio)
-    _checks.check_penalty("lambda2", lambda2, features, positive=True)
+    _checks.check_penalty("lambda2", lambda2, features)
     _checks.check_on_failure(on_failure)
     labels = labels.long()
     options = _autograd.Options(

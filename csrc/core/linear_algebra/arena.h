@@ -19,6 +19,9 @@ class Arena {
 
   SPARSESVM_HD index used() const { return used_; }
 
+  // Goes on after what a copy has handed out: the same memory then serves two users in turn.
+  void reach(const Arena& copy) { used_ = copy.used_ > used_ ? copy.used_ : used_; }
+
  private:
   static constexpr index alignment = 64;
   char* base_;

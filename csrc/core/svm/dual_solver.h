@@ -1,4 +1,5 @@
-// The algorithm: block-coordinate descent to find the faces and active groups, then Newton steps to the certificate.
+// The algorithm: block-coordinate descent to find the faces and active groups, then Newton steps to the certificate; and where these
+// do not get there, or the task is large, the proximal method of multipliers.
 #pragma once
 
 #include <cmath>
@@ -7,8 +8,9 @@
 #include "core/macros.h"
 #include "core/svm/block_descent.h"
 #include "core/svm/dual_state.h"
-#include "core/svm/first_order.h"
 #include "core/svm/newton.h"
+#include "core/svm/output.h"
+#include "core/svm/proximal_solver.h"
 #include "core/svm/task.h"
 #include "core/svm/working_set.h"
 
@@ -18,34 +20,48 @@ template <class Passes, typename T>
 class DualSolver {
  public:
   // Takes all scratch memory for tasks of this batch's size; with a null arena this only measures.
-  DualSolver(const Batch<T>& batch, Arena& arena) {
+  DualSolver(const Batch<T>& batch, Arena& arena)
+      : task_(Task<T>::take(arena, batch)), best_(arena.template take<double>(batch.n_samples * batch.n_way)), shared_(arena),
+        proximal_(batch, shared_) {
     const index n = batch.n_samples, m = batch.n_features, k = batch.n_way, groups = m / batch.group_size;
-    task_ = Task<T>::take(arena, batch);
     state_ = DualState<Passes, T>::take(arena, n, m, k, groups);
-    best_ = arena.take<double>(n * k);
-    first_try_ = arena.take<double>(n * k);
     absent_ = arena.take<double>(k);
     set_ = WorkingSetMemory::take(arena, n, m, k, groups);
     block_ = BlockScratch::take(arena, k);
     newton_ = NewtonScratch::take(arena, n, k, groups, batch.group_size, set_);
-    first_order_ = FirstOrderScratch::take(arena, n, m, k);
+    arena.reach(shared_);
   }
 
   void solve(const SolveArguments<T>& arguments, index number) {
     task_.bind(arguments.batch, number);
-    start(arguments, number);
     const double target = arguments.tol * task_.total_weight;
-    const index first_try = arguments.max_iter * 2 / 5;
     index iterations = 0;
-    Status status = iterate(target, first_try, iterations);
-    if ((status == Status::max_iter || status == Status::stalled) && iterations < arguments.max_iter) {
-      status = approach_from_large_lambda2(arguments, number, target, iterations);
+    const bool large = is_large();
+    if (!large) {
+      start(arguments, number);
+      // Newton steps on the dual converge in a few iterations or hardly at all.
+      const index first_try = task_.k > 1 ? arguments.max_iter * 2 / 5 : arguments.max_iter;
+      const Status status = iterate(target, first_try, iterations);
+      if (status == Status::converged || status == Status::non_finite || iterations >= arguments.max_iter || task_.k == 1) {
+        write(arguments, number, status, iterations);
+        return;
+      }
     }
-    write(arguments, number, status, iterations);
+    // The proximal method takes over the memory of this one, all but the best dual.
+    const double* init = arguments.init_dual;
+    if (init != nullptr) init += number * arguments.batch.n_samples * task_.k;
+    const Status status = proximal_.solve(task_, init, target, arguments.max_iter, iterations);
+    if (large || status == Status::converged || status == Status::non_finite || proximal_.gap() <= best_gap_) {
+      proximal_.write(arguments, number, status, iterations);
+    } else {
+      best_is_current_ = false;
+      write(arguments, number, status, iterations);
+    }
   }
 
  private:
   static constexpr index max_sweeps = 8;
+  static constexpr index max_idle = 10;  // outer iterations that do not halve the gap
 
   void start(const SolveArguments<T>& arguments, index number) {
     const index k = task_.k;
@@ -91,29 +107,11 @@ class DualSolver {
     }
   }
 
-  // Where lambda2 is tiny the dual is nearly a linear program, and Newton steps from far away stall. Each problem of this sequence
-  // starts at the solution of one with ten times its lambda2. The better of both attempts is kept.
-  Status approach_from_large_lambda2(const SolveArguments<T>& arguments, index number, double target, index& iterations) {
-    const index size = task_.n * task_.k;
-    const double lambda2 = task_.lambda2, smoothing = task_.smoothing, first_gap = best_gap_;
-    for (index e = 0; e < size; ++e) first_try_[e] = best_[e];
-    start(arguments, number);
-    for (double factor = 1e5; factor > 5; factor *= 0.1) {
-      task_.lambda2 = lambda2 * factor;
-      task_.smoothing = smoothing / factor;
-      const double loose = target > 1e-5 * task_.total_weight ? target : 1e-5 * task_.total_weight;
-      iterate(loose, iterations + 10 < arguments.max_iter ? iterations + 10 : arguments.max_iter, iterations);
-      for (index e = 0; e < size; ++e) state_.dual[e] = best_[e];
-      warm_ = true;
-    }
-    task_.lambda2 = lambda2;
-    task_.smoothing = smoothing;
-    const Status status = iterate(target, arguments.max_iter, iterations);
-    if (best_gap_ > first_gap) {
-      for (index e = 0; e < size; ++e) best_[e] = first_try_[e];
-      best_is_current_ = false;
-    }
-    return status;
+  // Where the dual is nearly a linear program, or too large for the models of this solver, it is the proximal method's from the start.
+  bool is_large() const {
+    if (task_.k == 1) return false;
+    if (!(task_.lambda2 > 0)) return true;
+    return task_.smoothing == 0 && (task_.lambda1 > 0 ? task_.n * task_.k : task_.n) > max_model_size;
   }
 
   // Outer iterations from state_.dual until the certificate, counted on from `iterations` up to max_iter.
@@ -121,7 +119,6 @@ class DualSolver {
     newton_.has_gram = false;
     sweeping_ = !by_gram() && !warm_;
     swept_groups_ = -1;
-    first_order_.lipschitz = 0;
     // With lambda1 = 0 the first step needs no more than the Gram matrix.
     const bool stepped = by_gram() && iterations < max_iter && NewtonStep<Passes, T>(task_, state_, newton_).step(target);
     if (stepped) {
@@ -133,8 +130,7 @@ class DualSolver {
     double& best_gap = best_gap_;
     best_gap = 0;
     double reference_gap = 0;
-    index since_progress = 0, stalls = 0, extra = 0;
-    bool prefer_first_order = false;
+    index since_progress = 0, extra = 0;
     for (;; ++iterations) {
       state_.certify(task_);
       if (!(state_.gap <= 1e300) || !(state_.objective <= 1e300)) return Status::non_finite;
@@ -152,40 +148,36 @@ class DualSolver {
       if (iterations == first || best_gap < 0.5 * reference_gap) {
         reference_gap = best_gap;
         since_progress = 0;
-        stalls = 0;
-        prefer_first_order = false;
-      } else if (++since_progress >= 5) {
-        since_progress = 0;
-        prefer_first_order = !prefer_first_order;
-        if (++stalls >= 8) return Status::stalled;
+      } else if (++since_progress >= max_idle) {
+        return Status::stalled;
       }
       // A step that is to make the gap small beside the objective has to aim there, which one by the Gram matrix does in any case.
       const bool aim_lower = best_gap <= target && !by_gram();
-      advance(aim_lower ? target * state_.objective / task_.total_weight : target, prefer_first_order);
+      if (!advance(aim_lower ? target * state_.objective / task_.total_weight : target)) return Status::stalled;
     }
   }
 
   bool by_gram() const { return NewtonStep<Passes, T>::by_gram(task_); }
 
-  // One outer iteration; leaves the state evaluated.
-  void advance(double target, bool prefer_first_order) {
+  // One outer iteration; leaves the state evaluated. False when no step helps.
+  bool advance(double target) {
     NewtonStep<Passes, T> newton(task_, state_, newton_);
     const index candidates = by_gram() ? 0 : newton.count_candidates();
     if (sweeping_ && sweeps_pay(candidates)) {
       gap_before_sweeps_ = state_.gap;
       descend(max_sweeps);
-    } else if (sweeping_ = false; !prefer_first_order && newton.step(target, operator_pays(candidates))) {
+    } else if (sweeping_ = false; newton.step(target, operator_pays(candidates))) {
       const double before = state_.gap;
       state_.certify(task_);
       // Close to the solution Newton steps need no help.
       if (state_.gap > 0.1 * before && !by_gram()) descend(sweeps_between_steps());
-    } else if (!prefer_first_order && candidates < 0) {
+    } else if (candidates < 0) {
       descend(max_sweeps);  // the face is too large yet for a step without a matrix
     } else {
-      FirstOrder<Passes, T>(task_, state_, first_order_).run(50);
-      state_.evaluate(task_, state_.dual);
+      return false;
     }
     if (average_absent_classes()) state_.evaluate(task_, state_.dual);
+    return true;
   }
 
   // Classes without samples are interchangeable, so averaging their dual entries keeps the dual feasible and, by convexity, lowers
@@ -358,7 +350,7 @@ class DualSolver {
       }
     }
     T* dual = arguments.dual + number * batch.n_samples * k;
-    write_absent(batch, number, dual);
+    write_absent<Passes>(batch, number, task_.smoothing, state_.w, state_.sample, dual);
     for (index i = 0; i < task_.n; ++i) {
       for (index l = 0; l < k; ++l) dual[task_.sample[i] * k + l] = static_cast<T>(state_.dual[i * k + l] / task_.weight[i]);
     }
@@ -368,34 +360,16 @@ class DualSolver {
     arguments.status[number] = static_cast<std::int8_t>(status);
   }
 
-  // Samples of weight zero take the probabilities they would have if their weight grew. Their features may be anything.
-  void write_absent(const Batch<T>& batch, index number, T* dual) {
-    const index k = task_.k;
-    double* scores = state_.sample;
-    for (index i = 0; i < batch.n_samples; ++i) {
-      if (batch.sample_weight[number * batch.n_samples + i] > 0) continue;
-      const T* row = batch.features + number * batch.task_stride + i * batch.row_stride;
-      const index label = batch.labels[number * batch.n_samples + i];
-      for (index l = 0; l < k; ++l) scores[l] = 0;
-      Passes::add_products(&row, 1, state_.w, task_.m, k, task_.m, 1.0, scores, k);
-      for (index l = 0; l < k; ++l) {
-        if (!(std::fabs(scores[l]) <= 1e300)) scores[l] = 0;
-      }
-      best_response(scores, label, k, task_.smoothing, scores + k);
-      for (index l = 0; l < k; ++l) dual[i * k + l] = static_cast<T>(scores[k + l]);
-    }
-  }
-
   Task<T> task_;
+  double* best_;  // (n, k) dual of the smallest gap
+  Arena shared_;  // of the proximal method, over what follows
+  ProximalSolver<Passes, T> proximal_;
   DualState<Passes, T> state_;
-  double* best_;       // (n, k) dual of the smallest gap of this attempt
-  double* first_try_;  // (n, k) that of the attempt before
-  double* absent_;     // (k,) one for a class without samples
+  double* absent_;  // (k,) one for a class without samples
   double best_gap_ = 0;
   WorkingSetMemory set_;
   BlockScratch block_;
   NewtonScratch newton_;
-  FirstOrderScratch first_order_;
   bool warm_ = false;
   bool best_is_current_ = false;
   bool sweeping_ = false;           // before the first Newton step

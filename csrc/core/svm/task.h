@@ -36,7 +36,7 @@ struct Task {
     n_groups = m / group_size;
     lambda1 = batch.lambda1[number];
     lambda2 = batch.lambda2[number];
-    smoothing = batch.dual_reg / lambda2;
+    smoothing = batch.dual_reg > 0 ? batch.dual_reg / lambda2 : 0.0;
     total_weight = 0;
     for (index i = 0; i < batch.n_samples; ++i) {
       const double c = batch.sample_weight[number * batch.n_samples + i];

@@ -1,0 +1,391 @@
+// The Newton system of the primal model on the active columns:
+//
+//     (H0 + F' S F) d = r,   H0 = (mu + b) I - b u u' group by group,   S = w (diag(s) - s s' / |s|) sample by sample,
+//
+// solved on its smaller side: as it stands, (k - 1) x columns unknowns; by the Woodbury identity in the free dual entries; or by
+// conjugate gradients where that is cheaper than a factor. Vectors are (columns, k - 1), in the coordinates of ClassBasis.
+#pragma once
+
+#include <cmath>
+
+#include "core/linear_algebra/arena.h"
+#include "core/linear_algebra/cholesky.h"
+#include "core/linear_algebra/conjugate_gradients.h"
+#include "core/macros.h"
+#include "core/svm/class_basis.h"
+#include "core/svm/free_samples.h"
+#include "core/svm/problem.h"
+
+SPARSESVM_BEGIN
+
+template <class Passes, typename T>
+class NewtonSystem {
+ public:
+  NewtonSystem(const Batch<T>& batch, const ClassBasis& basis, const FreeSamples& free, Arena& arena)
+      : q_(batch.n_way - 1), k_(batch.n_way), g_(batch.group_size), basis_(basis), free_(free) {
+    const index n = batch.n_samples, m = batch.n_features;
+    const index unknowns = q_ * m, entries = q_ * n;
+    const index smaller = unknowns < entries ? unknowns : entries;
+    largest_ = smaller < max_factored ? smaller : max_factored;
+    const index side = n > m ? n : m;
+    square_ = side < max_factored ? side : max_factored;
+    column = arena.take<const T*>(m);
+    unit = arena.take<double>(m * q_);
+    along = arena.take<double>(m / g_);
+    across = arena.take<double>(m / g_);
+    preconditioner_ = arena.take<double>(m / g_);
+    matrix_ = arena.take<double>(largest_ * largest_);
+    kernel_ = arena.take<double>(square_ * square_);
+    panel_stride_ = g_ > panel_width ? g_ : panel_width;
+    panel_ = arena.take<double>(square_ * panel_stride_);
+    strip_ = arena.take<double>(largest_ * panel_width);
+    block_ = arena.take<double>(q_ * q_ + k_);
+    rhs_ = arena.take<double>(largest_);
+    diagonal_ = arena.take<double>(largest_);
+    residual_ = arena.take<double>(m * q_);
+    direction_ = arena.take<double>(m * q_);
+    image_ = arena.take<double>(m * q_);
+    conditioned_ = arena.take<double>(m * q_);
+    z_ = arena.take<double>(n * q_);
+    bent_ = arena.take<double>(n * q_);
+    factor_row_ = arena.take<double>(largest_ * q_);
+    coordinate_sample_ = arena.take<index>(largest_);
+  }
+
+  // H0 of group p: its inverse is `along` in the direction of the unit block and `across` elsewhere.
+  const T** column;  // (n_columns) each (free samples)
+  double* unit;      // (n_columns, k - 1)
+  double* along;     // (groups) 1 / mu
+  double* across;    // (groups) 1 / (mu + b)
+  index n_groups = 0;
+
+  void set_groups(index count) {
+    n_groups = count;
+    n_columns_ = count * g_;
+  }
+
+  // d = the solution, to a share `accuracy` of the residual where it is iterated.
+  void solve(const double* right, double accuracy, double* d) {
+    const double primal = primal_cost(), dual = dual_cost(), direct = primal < dual ? primal : dual;
+    const double product = 3 * static_cast<double>(free_.count) * static_cast<double>(4 * n_columns_ * q_ + 10 * k_) + 2000;
+    double budget = direct / product;
+    budget = budget > max_products ? max_products : budget;
+    if (budget > worth_trying && !(difficult_ && direct < 1e300)) {
+      if (iterate(right, accuracy, static_cast<index>(budget), d) || direct >= 1e300) return;
+      difficult_ = true;
+    }
+    if (primal <= dual) {
+      solve_primal(right, d);
+    } else {
+      solve_dual(right, d);
+    }
+  }
+
+  // Operations of a factored solution.
+  double direct_cost() const { return primal_cost() < dual_cost() ? primal_cost() : dual_cost(); }
+
+  // A new model family (other rho or sigma) may be easier.
+  void forget() { difficult_ = false; }
+
+  // out (k - 1, free samples) = S F x
+  void scores(const double* x, double* out) {
+    const index f = free_.count;
+    Passes::combine_rows(column, n_columns_, x, q_, f, z_, f);
+    free_.bend(basis_, z_, out);
+  }
+
+  // out = F' s for s (k - 1, free samples)
+  void pull(const double* s, double* out) const {
+    for (index e = 0; e < n_columns_ * q_; ++e) out[e] = 0;
+    Passes::add_all_products(column, n_columns_, s, free_.count, q_, free_.count, 1.0, out);
+  }
+
+  // out = F' S F x
+  void multiply(const double* x, double* out) {
+    scores(x, bent_);
+    pull(bent_, out);
+  }
+
+  // out += H0 x
+  void add_penalty(const double* x, double* out) const {
+    for (index p = 0; p < n_groups; ++p) {
+      const double strong = 1 / across[p], weak = 1 / along[p];
+      bend_group(p, x, strong, weak - strong, out, true);
+    }
+  }
+
+  // out = H0^-1 x
+  void divide_penalty(const double* x, double* out) const {
+    for (index p = 0; p < n_groups; ++p) bend_group(p, x, across[p], along[p] - across[p], out, false);
+  }
+
+  static constexpr index max_factored = 3000;
+
+ private:
+  double primal_cost() const {
+    if (n_columns_ * q_ > largest_ || n_columns_ > square_) return 1e300;
+    const double w = static_cast<double>(n_columns_), size = w * static_cast<double>(q_);
+    return (static_cast<double>(free_.count) + static_cast<double>(free_.n_runs * q_ * q_)) * w * w + size * size * size / 3;
+  }
+
+  double dual_cost() const {
+    if (free_.coordinates > largest_ || free_.count > square_) return 1e300;
+    const double f = static_cast<double>(free_.count), e = static_cast<double>(free_.coordinates);
+    return f * f * static_cast<double>(n_columns_) + e * e * (static_cast<double>(n_groups) + e / 3);
+  }
+
+  static constexpr index panel_width = 256;
+  static constexpr double worth_trying = 12, max_products = 500;
+
+  void bend_group(index p, const double* x, double straight, double extra, double* out, bool add) const {
+    const index first = p * g_ * q_, last = (p + 1) * g_ * q_;
+    double inner = 0;
+    for (index e = first; e < last; ++e) inner += unit[e] * x[e];
+    inner *= extra;
+    for (index e = first; e < last; ++e) out[e] = (add ? out[e] : 0.0) + straight * x[e] + inner * unit[e];
+  }
+
+  // Preconditioned by H0 plus the mean diagonal of F' S F in each group.
+  bool iterate(const double* right, double accuracy, index limit, double* d) {
+    const index size = n_columns_ * q_, f = free_.count;
+    for (index p = 0; p < n_groups; ++p) {
+      double total = 0;
+      for (index j = p * g_; j < (p + 1) * g_; ++j) {
+        const T* x = column[j];
+        double own = 0;
+#pragma omp simd reduction(+ : own)
+        for (index i = 0; i < f; ++i) own += free_.weight[i] * (1 - free_.inverse[i]) / free_.inverse[i] * static_cast<double>(x[i]) * static_cast<double>(x[i]);
+        total += own;
+      }
+      preconditioner_[p] = total / static_cast<double>(g_ * q_);
+    }
+    double *r = residual_, *s = conditioned_;
+    double norm = 0;
+    for (index e = 0; e < size; ++e) {
+      d[e] = 0;
+      r[e] = right[e];
+    }
+    divide_preconditioner(r, s);
+    double rho = 0;
+    for (index e = 0; e < size; ++e) {
+      rho += r[e] * s[e];
+      direction_[e] = s[e];
+    }
+    norm = rho;
+    for (index step = 0; step < limit && rho > accuracy * accuracy * norm; ++step) {
+      multiply(direction_, image_);
+      add_penalty(direction_, image_);
+      double curvature = 0;
+      for (index e = 0; e < size; ++e) curvature += direction_[e] * image_[e];
+      if (!(curvature > 0)) return false;
+      const double length = rho / curvature;
+      for (index e = 0; e < size; ++e) {
+        d[e] += length * direction_[e];
+        r[e] -= length * image_[e];
+      }
+      divide_preconditioner(r, s);
+      double next = 0;
+      for (index e = 0; e < size; ++e) next += r[e] * s[e];
+      const double carry = next / rho;
+      rho = next;
+      for (index e = 0; e < size; ++e) direction_[e] = s[e] + carry * direction_[e];
+    }
+    return rho <= accuracy * accuracy * norm;
+  }
+
+  void divide_preconditioner(const double* x, double* out) const {
+    for (index p = 0; p < n_groups; ++p) {
+      const double strong = 1 / (1 / across[p] + preconditioner_[p]), weak = 1 / (1 / along[p] + preconditioner_[p]);
+      bend_group(p, x, strong, weak - strong, out, false);
+    }
+  }
+
+  // The matrix over (class, column), run by run of equal supports.
+  void solve_primal(const double* right, double* d) {
+    const index w = n_columns_, size = w * q_;
+    for (index a = 0; a < q_; ++a) {
+      for (index j = 0; j < w; ++j) {
+        double* row = matrix_ + (a * w + j) * size;
+        for (index e = 0; e <= a * w + j; ++e) row[e] = 0;
+      }
+    }
+    for (index t = 0; t < free_.n_runs; ++t) add_run(free_.run[t], free_.run[t + 1]);
+    for (index p = 0; p < n_groups; ++p) {
+      const double strong = 1 / across[p], extra = 1 / along[p] - strong;
+      for (index j = p * g_; j < (p + 1) * g_; ++j) {
+        for (index a = 0; a < q_; ++a) {
+          double* row = matrix_ + (a * w + j) * size;
+          row[a * w + j] += strong;
+          for (index j2 = p * g_; j2 < (p + 1) * g_; ++j2) {
+            for (index b = 0; b <= a; ++b) {
+              if (b * w + j2 <= a * w + j) row[b * w + j2] += extra * unit[j * q_ + a] * unit[j2 * q_ + b];
+            }
+          }
+        }
+      }
+    }
+    factor(size);
+    for (index j = 0; j < w; ++j) {
+      for (index a = 0; a < q_; ++a) rhs_[a * w + j] = right[j * q_ + a];
+    }
+    solve_cholesky<Passes>(matrix_, size, size, rhs_);
+    for (index j = 0; j < w; ++j) {
+      for (index a = 0; a < q_; ++a) d[j * q_ + a] = rhs_[a * w + j];
+    }
+  }
+
+  // The factor goes to the lower triangle; the upper one keeps the matrix for the rare case that rounding makes a pivot vanish.
+  void factor(index size) {
+    double largest = 0;
+    for (index a = 0; a < size; ++a) {
+      diagonal_[a] = matrix_[a * size + a];
+      largest = diagonal_[a] > largest ? diagonal_[a] : largest;
+      for (index b = 0; b < a; ++b) matrix_[b * size + a] = matrix_[a * size + b];
+    }
+    for (double ridge = 1e-15 * largest; factor_cholesky<Passes>(matrix_, size, size, 0.0) < size; ridge *= 100) {
+      for (index a = 0; a < size; ++a) {
+        for (index b = 0; b < a; ++b) matrix_[a * size + b] = matrix_[b * size + a];
+        matrix_[a * size + a] = diagonal_[a] + ridge;
+      }
+    }
+  }
+
+  // The kernel of the samples first .. last - 1, which share their support, added to each pair of classes.
+  void add_run(index first, index last) {
+    const index w = n_columns_, size = w * q_;
+    for (index e = 0; e < w * w; ++e) kernel_[e] = 0;
+    for (index start = first; start < last; start += panel_width) {
+      const index count = last - start < panel_width ? last - start : panel_width;
+      for (index j = 0; j < w; ++j) {
+        for (index t = 0; t < count; ++t) {
+          panel_[j * panel_width + t] = std::sqrt(free_.weight[start + t]) * static_cast<double>(column[j][start + t]);
+        }
+      }
+      Passes::add_rank_update(panel_, w, panel_width, count, 1.0, kernel_, w);
+    }
+    for (index j = 0; j < w; ++j) {
+      for (index j2 = 0; j2 < j; ++j2) kernel_[j2 * w + j] = kernel_[j * w + j2];
+    }
+    free_.block(basis_, first, block_);
+    for (index a = 0; a < q_; ++a) {
+      for (index b = 0; b <= a; ++b) {
+        const double s = block_[a * q_ + b];
+        if (s == 0) continue;
+        for (index j = 0; j < w; ++j) {
+          double* row = matrix_ + (a * w + j) * size + b * w;
+          const double* from = kernel_ + j * w;
+          const index end = a == b ? j + 1 : w;
+#pragma omp simd
+          for (index j2 = 0; j2 < end; ++j2) row[j2] += s * from[j2];
+        }
+      }
+    }
+  }
+
+  // (I + B' H0^-1 B) y = B' H0^-1 r, d = H0^-1 (r - B y), with B B' = F' S F: sample i has |s_i| - 1 columns sqrt(w_i) f_i C_i, the
+  // C_i an orthonormal basis of the vectors on its free classes that sum to zero.
+  void solve_dual(const double* right, double* d) {
+    const index f = free_.count, w = n_columns_;
+    index size = 0;
+    for (index i = 0; i < f; ++i) size = list_coordinates(i, size);
+    for (index e = 0; e < size * size; ++e) matrix_[e] = 0;
+    for (index e = 0; e < f * f; ++e) kernel_[e] = 0;
+    const index groups_at_once = panel_width / g_ > 0 ? panel_width / g_ : 1;
+    for (index p = 0; p < n_groups; p += groups_at_once) {
+      const index last = p + groups_at_once < n_groups ? p + groups_at_once : n_groups;
+      add_shared(p, last);
+      add_units(p, last, size);
+    }
+    for (index a = 0; a < size; ++a) {
+      const index i = coordinate_sample_[a];
+      const double* ca = factor_row_ + a * q_;
+      for (index b = 0; b <= a; ++b) {
+        const index i2 = coordinate_sample_[b];
+        const double* cb = factor_row_ + b * q_;
+        double inner = 0;
+        for (index c = 0; c < q_; ++c) inner += ca[c] * cb[c];
+        matrix_[a * size + b] += inner * kernel_[i >= i2 ? i * f + i2 : i2 * f + i] + (a == b ? 1.0 : 0.0);
+      }
+    }
+    factor(size);
+    // B' H0^-1 r
+    divide_penalty(right, d);
+    Passes::combine_rows(column, w, d, q_, f, z_, f);
+    for (index a = 0; a < size; ++a) {
+      double total = 0;
+      for (index c = 0; c < q_; ++c) total += factor_row_[a * q_ + c] * z_[c * f + coordinate_sample_[a]];
+      rhs_[a] = std::sqrt(free_.weight[coordinate_sample_[a]]) * total;
+    }
+    solve_cholesky<Passes>(matrix_, size, size, rhs_);
+    for (index e = 0; e < q_ * f; ++e) bent_[e] = 0;
+    for (index a = 0; a < size; ++a) {
+      const index i = coordinate_sample_[a];
+      for (index c = 0; c < q_; ++c) bent_[c * f + i] += std::sqrt(free_.weight[i]) * factor_row_[a * q_ + c] * rhs_[a];
+    }
+    for (index e = 0; e < w * q_; ++e) image_[e] = 0;
+    Passes::add_all_products(column, w, bent_, f, q_, f, 1.0, image_);
+    for (index e = 0; e < w * q_; ++e) image_[e] = right[e] - image_[e];
+    divide_penalty(image_, d);
+  }
+
+  // The orthonormal vectors of sample i, in the coordinates of the basis, as rows of factor_row_ from `size` on.
+  index list_coordinates(index i, index size) {
+    const index f = free_.count;
+    double* x = block_;
+    index seen = 0;
+    for (index l = 0; l < k_; ++l) {
+      if (free_.mask[l * f + i] == 0) continue;
+      if (seen > 0) {
+        const double s = static_cast<double>(seen), scale = 1 / std::sqrt(s * (s + 1));
+        for (index e = 0; e < k_; ++e) x[e] = e < l ? scale * free_.mask[e * f + i] : 0.0;
+        x[l] = -s * scale;
+        basis_.reduce(x, factor_row_ + size * q_);
+        coordinate_sample_[size++] = i;
+      }
+      ++seen;
+    }
+    return size;
+  }
+
+  // kernel_ += sqrt(w w') sum_j across_j f_ij f_i'j over the groups.
+  void add_shared(index first, index last) {
+    const index f = free_.count, width = (last - first) * g_;
+    for (index i = 0; i < f; ++i) {
+      const double root = std::sqrt(free_.weight[i]);
+      for (index j = 0; j < width; ++j) {
+        panel_[i * panel_stride_ + j] = root * std::sqrt(across[first + j / g_]) * static_cast<double>(column[first * g_ + j][i]);
+      }
+    }
+    Passes::add_rank_update(panel_, f, panel_stride_, width, 1.0, kernel_, f);
+  }
+
+  // matrix_ += the rank-one term of each group.
+  void add_units(index first, index last, index size) {
+    for (index a = 0; a < size; ++a) {
+      const index i = coordinate_sample_[a];
+      const double root = std::sqrt(free_.weight[i]);
+      const double* c = factor_row_ + a * q_;
+      for (index p = first; p < last; ++p) {
+        double total = 0;
+        for (index j = p * g_; j < (p + 1) * g_; ++j) {
+          double inner = 0;
+          for (index b = 0; b < q_; ++b) inner += c[b] * unit[j * q_ + b];
+          total += inner * static_cast<double>(column[j][i]);
+        }
+        strip_[a * panel_width + p - first] = root * std::sqrt(along[p] - across[p]) * total;
+      }
+    }
+    Passes::add_rank_update(strip_, size, panel_width, last - first, 1.0, matrix_, size);
+  }
+
+  index q_, k_, g_, panel_stride_ = 0;
+  const ClassBasis& basis_;
+  const FreeSamples& free_;
+  index n_columns_ = 0, largest_ = 0, square_ = 0;
+  bool difficult_ = false;
+  double *preconditioner_, *matrix_, *kernel_, *panel_, *strip_, *block_, *rhs_, *diagonal_, *residual_, *direction_, *image_, *conditioned_, *z_, *bent_,
+      *factor_row_;
+  index *coordinate_sample_;
+};
+
+SPARSESVM_END

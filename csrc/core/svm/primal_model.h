@@ -1,0 +1,368 @@
+// One step of the inner problem on the working set: the quadratic model of its smooth part, one sweep over the groups to find which
+// are active, one Newton step on those.
+//
+//     minimise over D:  <g, D> + <D, (mu + F' S F) D> / 2 + lambda1 sum_G ||W_G + D_G||
+//
+// The sweep takes a proximal gradient step in each group in turn. The Newton step is one on the natural residual prox(U) - W with
+// U = W - gradient / L: groups with ||U_G|| > lambda1 / L_G are active, with curvature b = lambda1 / (||U_G|| - lambda1 / L_G) across
+// U_G; the others go to zero. Matrices are (columns, k - 1), in the coordinates of ClassBasis.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/linear_algebra/arena.h"
+#include "core/macros.h"
+#include "core/svm/class_basis.h"
+#include "core/svm/free_samples.h"
+#include "core/svm/newton_system.h"
+
+SPARSESVM_BEGIN
+
+template <class Passes, typename T>
+class PrimalModel {
+ public:
+  PrimalModel(const Batch<T>& batch, const ClassBasis& basis, const FreeSamples& free, Arena& arena)
+      : k_(batch.n_way), q_(batch.n_way - 1), g_(batch.group_size), basis_(basis), free_(free), system_(batch, basis, free, arena) {
+    const index n = batch.n_samples, m = batch.n_features, k = k_;
+    columns_ = arena.take<T>(n * m);
+    column_ = arena.take<const T*>(m);
+    moved_ = arena.take<double>(m * q_);
+    gradient_ = arena.take<double>(m * q_);
+    curvature_ = arena.take<double>(m / g_);
+    active_ = arena.take<index>(m / g_);
+    crossing_ = arena.take<double>(m / g_);
+    step_ = arena.take<double>(m * q_);
+    right_ = arena.take<double>(m * q_);
+    image_ = arena.take<double>(m * q_);
+    scores_ = arena.take<double>(n * k);
+    wide_ = arena.take<double>(3 * n);
+    weights_ = arena.take<double>(n * k);
+    local_ = arena.take<double>(g_ * q_);
+    small_ = arena.take<double>(4 * k);
+  }
+
+  // Another inner problem comes.
+  void forget() { system_.forget(); }
+
+  // Changes `w` (n_groups * group_size, k - 1) by a step of the model; `rows` are the columns of the working set over all samples, g
+  // the gradient of the smooth part there, mu (n_groups) its own curvature. Returns the model's decrease.
+  void step(const T* const* rows, index n_groups, const double* g, const double* mu, double lambda1, double accuracy, double* w) {
+    n_groups_ = n_groups;
+    const index size = n_groups * g_ * q_;
+    gather(rows);
+    for (index e = 0; e < size; ++e) moved_[e] = 0;
+    sweep(g, mu, lambda1, w);
+    gradient_after(g, mu, size);
+    newton(mu, lambda1, accuracy, w);
+  }
+
+ private:
+  // Rounds of a Newton step in which groups leave, and what they may cost together: about a tenth of a second.
+  static constexpr int max_drops = 20;
+  static constexpr double drop_cost = 3e9;
+
+  // Free samples of the columns, in the order of the runs.
+  void gather(const T* const* rows) {
+    const index f = free_.count;
+    for (index j = 0; j < n_groups_ * g_; ++j) {
+      T* to = columns_ + j * f;
+      for (index i = 0; i < f; ++i) to[i] = rows[j][free_.sample[i]];
+      column_[j] = to;
+    }
+  }
+
+  // Classes in which the sweep keeps w S Z: two differ in sign alone.
+  index lanes() const { return k_ == 2 ? 1 : k_; }
+
+  void sweep(const double* g, const double* mu, double lambda1, double* w) {
+    const index f = free_.count;
+    for (index e = 0; e < lanes() * f; ++e) scores_[e] = 0;
+    for (index l = 0; l < lanes(); ++l) {
+      double* to = weights_ + l * f;
+      for (index i = 0; i < f; ++i) {
+        to[i] = k_ == 2 ? free_.weight[i] : 2 * free_.weight[i] * free_.mask[l * f + i] * (1 - free_.inverse[i]);
+      }
+    }
+    for (index p = 0; p < n_groups_; ++p) {
+      curvature_[p] = group_curvature(p) + mu[p];
+      const double inverse = 1 / curvature_[p];
+      double norm = 0;
+      for (index j = p * g_; j < (p + 1) * g_; ++j) read_column(j, g, mu[p], w, inverse, local_ + (j - p * g_) * q_, norm);
+      const double factor = soft_threshold_factor(std::sqrt(norm), lambda1 * inverse);
+      for (index j = p * g_; j < (p + 1) * g_; ++j) {
+        const double* target = local_ + (j - p * g_) * q_;
+        bool any = false;
+        double* d = small_;
+        for (index a = 0; a < q_; ++a) {
+          const double next = factor * target[a];
+          d[a] = next - w[j * q_ + a];
+          any = any || d[a] != 0;
+          w[j * q_ + a] = next;
+          moved_[j * q_ + a] += d[a];
+        }
+        if (any) move_scores(j, d);
+      }
+    }
+  }
+
+  // u = w - (g + change of the gradient) / L of one column, its squared norm added to `norm`.
+  void read_column(index j, const double* g, double mu, const double* w, double inverse, double* u, double& norm) {
+    const index f = free_.count;
+    double *y = small_, *reduced = small_ + k_;
+    for (index l = 0; l < lanes(); ++l) y[l] = 0;
+    Passes::add_products(&column_[j], 1, scores_, f, lanes(), f, 1.0, y, lanes());
+    if (k_ == 2) {
+      reduced[0] = y[0];
+    } else {
+      basis_.reduce(y, reduced);
+    }
+    for (index a = 0; a < q_; ++a) {
+      const index e = j * q_ + a;
+      u[a] = w[e] - inverse * (g[e] + reduced[a] + mu * moved_[e]);
+      norm += u[a] * u[a];
+    }
+  }
+
+  // A bound on the largest eigenvalue of the group's block of F' S F: absolute row sums over the classes, summed over the columns.
+  double group_curvature(index p) {
+    const index f = free_.count;
+    double* square = wide_;
+    for (index i = 0; i < f; ++i) square[i] = 0;
+    for (index j = p * g_; j < (p + 1) * g_; ++j) {
+      const T* x = column_[j];
+      for (index i = 0; i < f; ++i) square[i] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    }
+    double* sums = small_;
+    for (index l = 0; l < lanes(); ++l) sums[l] = 0;
+    const double* row = square;
+    Passes::add_products(&row, 1, weights_, f, lanes(), f, 1.0, sums, lanes());
+    double largest = 0;
+    for (index l = 0; l < lanes(); ++l) largest = sums[l] > largest ? sums[l] : largest;
+    return largest;
+  }
+
+  // scores_ += w S f_j d'
+  void move_scores(index j, const double* d) {
+    const index f = free_.count;
+    const T* x = column_[j];
+    if (k_ == 2) {
+      const double by = d[0];
+#pragma omp simd
+      for (index i = 0; i < f; ++i) scores_[i] += free_.weight[i] * by * static_cast<double>(x[i]);
+      return;
+    }
+    double* wide = small_ + k_;
+    basis_.expand(d, wide);
+    double *scaled = wide_, *mean = wide_ + f;
+    for (index i = 0; i < f; ++i) {
+      scaled[i] = free_.weight[i] * static_cast<double>(x[i]);
+      mean[i] = 0;
+    }
+    for (index l = 0; l < k_; ++l) {
+      const double by = wide[l];
+      const double* mask = free_.mask + l * f;
+#pragma omp simd
+      for (index i = 0; i < f; ++i) mean[i] += mask[i] * by;
+    }
+#pragma omp simd
+    for (index i = 0; i < f; ++i) mean[i] *= free_.inverse[i];
+    for (index l = 0; l < k_; ++l) {
+      const double by = wide[l];
+      const double* mask = free_.mask + l * f;
+      double* to = scores_ + l * f;
+#pragma omp simd
+      for (index i = 0; i < f; ++i) to[i] += scaled[i] * mask[i] * (by - mean[i]);
+    }
+  }
+
+  // gradient_ = g + (mu + F' S F) moved
+  void gradient_after(const double* g, const double* mu, index size) {
+    set_columns(n_groups_, nullptr);
+    system_.multiply(moved_, gradient_);
+    for (index e = 0; e < size; ++e) gradient_[e] += g[e] + mu[e / (g_ * q_)] * moved_[e];
+  }
+
+  // The system's columns: those of the listed groups, or of all.
+  void set_columns(index count, const index* groups) {
+    for (index t = 0; t < count; ++t) {
+      const index p = groups != nullptr ? groups[t] : t;
+      for (index j = 0; j < g_; ++j) system_.column[t * g_ + j] = column_[p * g_ + j];
+    }
+    system_.set_groups(count);
+  }
+
+  // The Newton step from w, and how much of it the model allows.
+  void newton(const double* mu, double lambda1, double accuracy, double* w) {
+    const index block = g_ * q_;
+    index n_active = 0;
+    bool shrinks = false;
+    for (index p = 0; p < n_groups_; ++p) {
+      const double inverse = 1 / curvature_[p];
+      double norm = 0, own = 0;
+      for (index e = p * block; e < (p + 1) * block; ++e) {
+        const double u = w[e] - inverse * gradient_[e];
+        norm += u * u;
+        own += w[e] * w[e];
+      }
+      norm = std::sqrt(norm);
+      if (!(norm > lambda1 * inverse)) {
+        for (index e = p * block; e < (p + 1) * block; ++e) step_[e] = -w[e];
+        shrinks = shrinks || own > 0;
+        continue;
+      }
+      const double t = lambda1 * inverse / norm, bend = lambda1 / (norm * (1 - t));
+      double inner = 0;
+      for (index e = 0; e < block; ++e) {
+        const double u = w[p * block + e] - inverse * gradient_[p * block + e];
+        system_.unit[n_active * block + e] = u / norm;
+        right_[n_active * block + e] = (1 - t) * u - w[p * block + e];
+        inner += u / norm * right_[n_active * block + e];
+      }
+      for (index e = 0; e < block; ++e) {
+        double& r = right_[n_active * block + e];
+        r = curvature_[p] * r + bend * (r - inner * system_.unit[n_active * block + e]);
+      }
+      system_.along[n_active] = 1 / mu[p];
+      system_.across[n_active] = 1 / (mu[p] + bend);
+      active_[n_active++] = p;
+    }
+    if (n_active == 0 && !shrinks) return;
+    if (shrinks && n_active > 0) {
+      // What the groups that go to zero do to the others.
+      for (index t = 0; t < n_active; ++t) {
+        for (index e = 0; e < block; ++e) step_[active_[t] * block + e] = 0;
+      }
+      set_columns(n_groups_, nullptr);
+      system_.multiply(step_, image_);
+      for (index t = 0; t < n_active; ++t) {
+        for (index e = 0; e < block; ++e) right_[t * block + e] -= image_[active_[t] * block + e];
+      }
+    }
+    if (n_active > 0) {
+      set_columns(n_active, active_);
+      system_.solve(right_, accuracy, image_);
+      for (index t = 0; t < n_active; ++t) {
+        for (index e = 0; e < block; ++e) step_[active_[t] * block + e] = image_[t * block + e];
+      }
+    }
+    if (take(1, mu, lambda1, w)) return;
+    newton_in_use(mu, lambda1, accuracy, w);
+  }
+
+  // Newton steps on the groups that the sweep left in use: there their norms are smooth, so that each step descends. Where a whole one
+  // would push groups through zero these stop there, or where that raises the model half of them, and so on; the last one never
+  // does. They leave.
+  void newton_in_use(const double* mu, double lambda1, double accuracy, double* w) {
+    const index block = g_ * q_;
+    double budget = 0;
+    for (int drop = 0; drop < max_drops; ++drop) {
+      const index n_active = list_in_use(mu, lambda1, w);
+      if (n_active == 0) return;
+      set_columns(n_active, active_);
+      budget += system_.direct_cost();
+      if (drop > 0 && budget > drop_cost) return;
+      system_.solve(right_, accuracy, image_);
+      index crossing = 0;
+      for (index t = 0; t < n_active; ++t) {
+        const index p = active_[t];
+        double along = 0, own = 0;
+        for (index e = 0; e < block; ++e) {
+          const double d = image_[t * block + e], x = w[p * block + e];
+          step_[p * block + e] = d;
+          along -= x * d;
+          own += x * x;
+        }
+        if (own < along) crossing_[crossing++] = own / along;
+      }
+      double length = 1;
+      index stopped = crossing;
+      std::sort(crossing_, crossing_ + crossing);
+      while (!take(length, mu, lambda1, w)) {
+        if (stopped > 1) {
+          stopped = (stopped + 1) / 2;
+          length = crossing_[stopped - 1];
+        } else {
+          stopped = 0;
+          length *= 0.4;
+          if (length < 1e-3) return;
+        }
+      }
+      if (stopped == 0 || length == 1) return;
+      // The gradient at the new point.
+      set_columns(n_groups_, nullptr);
+      system_.multiply(right_, image_);
+      for (index e = 0; e < n_groups_ * block; ++e) gradient_[e] += image_[e] + mu[e / block] * right_[e];
+    }
+  }
+
+  // Lists the groups with weights, and the system there; the step is zero elsewhere.
+  index list_in_use(const double* mu, double lambda1, const double* w) {
+    const index block = g_ * q_;
+    index n_active = 0;
+    for (index p = 0; p < n_groups_; ++p) {
+      double norm = 0;
+      for (index e = p * block; e < (p + 1) * block; ++e) {
+        norm += w[e] * w[e];
+        step_[e] = 0;
+      }
+      if (!(norm > 0)) continue;
+      norm = std::sqrt(norm);
+      for (index e = 0; e < block; ++e) {
+        const double u = w[p * block + e] / norm;
+        system_.unit[n_active * block + e] = u;
+        right_[n_active * block + e] = -gradient_[p * block + e] - lambda1 * u;
+      }
+      system_.along[n_active] = 1 / mu[p];
+      system_.across[n_active] = 1 / (mu[p] + lambda1 / norm);
+      active_[n_active++] = p;
+    }
+    return n_active;
+  }
+
+  // Moves w by `length` of the step if the model falls. Groups that would pass through zero stop there.
+  bool take(double length, const double* mu, double lambda1, double* w) {
+    const index block = g_ * q_;
+    double* d = right_;
+    for (index p = 0; p < n_groups_; ++p) {
+      double along = 0, own = 0;
+      for (index e = p * block; e < (p + 1) * block; ++e) {
+        d[e] = length * step_[e];
+        along += w[e] * (w[e] + d[e]);
+        own += w[e] * w[e];
+      }
+      if (own > 0 && !(along > 1e-14 * own)) {
+        for (index e = p * block; e < (p + 1) * block; ++e) d[e] = -w[e];
+      }
+    }
+    set_columns(n_groups_, nullptr);
+    system_.multiply(d, image_);
+    double change = 0;
+    for (index p = 0; p < n_groups_; ++p) {
+      double before = 0, after = 0, cross = 0;
+      for (index e = p * block; e < (p + 1) * block; ++e) {
+        const double next = w[e] + d[e];
+        change += d[e] * (gradient_[e] + 0.5 * (image_[e] + mu[p] * d[e]));
+        before += w[e] * w[e];
+        after += next * next;
+        cross += d[e] * (2 * w[e] + d[e]);
+      }
+      const double sum = std::sqrt(before) + std::sqrt(after);
+      if (sum > 0) change += lambda1 * cross / sum;
+    }
+    if (!(change < 0)) return false;
+    for (index e = 0; e < n_groups_ * block; ++e) w[e] = d[e] == -w[e] ? 0.0 : w[e] + d[e];
+    return true;
+  }
+
+  index k_, q_, g_, n_groups_ = 0;
+  const ClassBasis& basis_;
+  const FreeSamples& free_;
+  NewtonSystem<Passes, T> system_;
+  T* columns_;
+  const T** column_;
+  double *crossing_, *moved_, *gradient_, *curvature_, *step_, *right_, *image_, *scores_, *wide_, *weights_, *local_, *small_;
+  index* active_;
+};
+
+SPARSESVM_END

@@ -1,0 +1,366 @@
+// The proximal method of multipliers: one algorithm for every size (docs/method.md, 6).
+//
+// Saddle form of the problem, with p_i in the simplex, A = diag(c) (Y - p) and Z = F W':
+//
+//     min over W, max over p:  sum_i c_i [<p_i, 1 - y_i + z_i> - z_{i, y_i}] + lambda1 sum_G ||W_G|| + lambda2 / 2 ||W||^2
+//
+// Outer loop: add sum_G sigma_G / 2 ||W_G - W_tG||^2, subtract sum_i c_i rho / 2 ||p_i - p_ti||^2, solve, move the centres (W_t, p_t) to
+// the solution. Inner loop: with p eliminated the loss is smooth in W; steps of its quadratic model (primal_model.h) on a working set
+// of groups, each with a line search. Certificate: of the original problem, always.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/linear_algebra/arena.h"
+#include "core/linear_algebra/root.h"
+#include "core/macros.h"
+#include "core/svm/class_basis.h"
+#include "core/svm/free_samples.h"
+#include "core/svm/output.h"
+#include "core/svm/primal_model.h"
+#include "core/svm/saddle_state.h"
+#include "core/svm/task.h"
+
+SPARSESVM_BEGIN
+
+template <class Passes, typename T>
+class ProximalSolver {
+ public:
+  ProximalSolver(const Batch<T>& batch, Arena& arena)
+      : k_(batch.n_way), q_(batch.n_way - 1), g_(batch.group_size), basis_(batch.n_way, arena), state_(batch, basis_, arena),
+        free_(batch.n_samples, batch.n_way, arena), model_(batch, basis_, free_, arena) {
+    const index n = batch.n_samples, m = batch.n_features, groups = m / g_;
+    sigma_ = arena.take<double>(groups);
+    square_ = arena.take<double>(m);
+    group_ = arena.take<index>(groups);
+    in_ = arena.take<char>(groups);
+    excess_ = arena.take<double>(groups);
+    ordered_ = arena.take<double>(groups);
+    columns_ = arena.take<T>(n * m);
+    column_ = arena.take<const T*>(m);
+    w_ = arena.take<double>(m * q_);
+    centre_ = arena.take<double>(m * q_);
+    pull_ = arena.take<double>(m * q_);
+    gradient_ = arena.take<double>(m * q_);
+    direction_ = arena.take<double>(m * q_);
+    mu_ = arena.take<double>(groups);
+    dz_ = arena.take<double>(n * q_);
+    wide_ = arena.take<double>(m * k_);
+    scores_ = arena.take<double>(n * k_);
+    scratch_ = arena.take<double>(2 * k_);
+  }
+
+  // From W = 0 and the given probabilities (n_samples, k), or none, until the gap is at most `target`.
+  Status solve(const Task<T>& task, const double* probabilities, double target, index max_iter, index& iterations) {
+    task_ = &task;
+    basis_.fill();
+    if (!measure_groups()) return Status::non_finite;
+    state_.start(task, probabilities);
+    // A smoothed hinge needs no further smoothing once it bends within the range of the probabilities.
+    rho_ = task.smoothing >= 1 ? 0.0 : 1.0;
+    scale_ = 0.1;
+    double pace = fastest;
+    index idle = 0, extra = 0;
+    while (iterations < max_iter) {
+      ++iterations;
+      set_sigma();
+      const double before = state_.gap();
+      const Inner inner = solve_inner(target);
+      const double gap = state_.gap();
+      if (!(gap <= 1e300)) return state_.best_dual > -1e300 ? Status::non_finite : Status::stalled;
+      if (gap <= target) {
+        // Where the objective is far below sum_i c_i a few more steps make the gap small beside it as well.
+        const bool small = gap * task.total_weight <= target * state_.best_primal;
+        if (small || ++extra > max_extra) return Status::converged;
+      }
+      if (inner.solved || gap < before) state_.move_centre();
+      if (inner.solved) {
+        // Each proximal term shrinks while it is what keeps the gap open, faster after an easy inner problem.
+        const bool easy = inner.steps <= easy_steps;
+        if (easy && inner.steps > 0) pace = std::fmax(pace * pace, fastest);
+        const double factor = easy ? pace : std::sqrt(pace);
+        if (state_.loss_gap > 0.3 * state_.penalty_gap) rho_ *= factor;
+        if (state_.penalty_gap > 0.3 * state_.loss_gap) scale_ *= factor;
+      } else {
+        rho_ /= pace;
+        scale_ /= pace;
+        pace = std::fmin(std::sqrt(pace), slowest);
+      }
+      idle = gap < 0.9 * before ? 0 : idle + 1;
+      if (idle >= max_idle) return gap <= target ? Status::converged : Status::stalled;
+    }
+    return state_.gap() <= target ? Status::converged : Status::max_iter;
+  }
+
+  double gap() const { return state_.gap(); }
+
+  // The weights as the caller gets them, the probabilities of the best dual value, and the gap of this pair.
+  void write(const SolveArguments<T>& arguments, index number, Status status, index iterations) {
+    const Batch<T>& batch = arguments.batch;
+    const index m = task_->m;
+    const bool finite = status != Status::non_finite;
+    const double nan = __builtin_nan("");
+    T* weights = arguments.weights + number * k_ * m;
+    std::uint8_t* active = arguments.active + number * task_->n_groups;
+    for (index b = 0; b < task_->n_groups; ++b) active[b] = 0;
+    for (index j = 0; j < m; ++j) {
+      const double* packed = state_.best_w + j * q_;
+      bool any = false;
+      for (index c = 0; c < q_; ++c) any = any || packed[c] != 0;
+      double* column = scratch_;
+      basis_.expand(packed, column);
+      for (index l = 0; l < k_; ++l) {
+        weights[l * m + j] = static_cast<T>(finite ? (any ? column[l] : 0.0) : nan);
+        wide_[l * m + j] = static_cast<double>(weights[l * m + j]);
+        active[j / g_] = active[j / g_] || (finite && weights[l * m + j] != 0);
+      }
+    }
+    T* dual = arguments.dual + number * batch.n_samples * k_;
+    write_absent<Passes>(batch, number, task_->smoothing, wide_, scratch_, dual);
+    for (index i = 0; i < task_->n; ++i) {
+      for (index l = 0; l < k_; ++l) dual[task_->sample[i] * k_ + l] = static_cast<T>(state_.best_p[i * k_ + l]);
+    }
+    const double objective = finite ? objective_of_written() : nan, gap = objective - state_.best_dual;
+    arguments.gap[number] = gap > 0 || !finite ? gap : 0.0;
+    arguments.objective[number] = objective;
+    arguments.n_iter[number] = iterations;
+    arguments.status[number] = static_cast<std::int8_t>(status);
+  }
+
+ private:
+  static constexpr index easy_steps = 12, max_steps = 30;  // of an inner problem
+  static constexpr index max_idle = 60;                    // outer steps that do not lower the gap by a tenth
+  static constexpr index max_extra = 5;
+  static constexpr double fastest = 0.2, slowest = 0.8;    // factors by which rho and sigma fall
+  static constexpr double inner_share = 0.1;               // of the true gap to which inner problems are solved
+  static constexpr double accuracy = 0.05;                 // of Newton steps by conjugate gradients
+
+  struct Inner {
+    bool solved;
+    index steps;
+  };
+
+  // square_ (groups) = sum_i c_i ||f_iG||^2 / group_size, which carries each group's units. False where that is not finite.
+  bool measure_groups() {
+    const index m = task_->m;
+    for (index j = 0; j < m; ++j) square_[j] = 0;
+    for (index i = 0; i < task_->n; ++i) {
+      const T* row = task_->rows[i];
+      const double c = task_->weight[i];
+      for (index j = 0; j < m; ++j) square_[j] += c * static_cast<double>(row[j]) * static_cast<double>(row[j]);
+    }
+    double all = 0;
+    for (index b = 0; b < task_->n_groups; ++b) {
+      double total = 0;
+      for (index j = b * g_; j < (b + 1) * g_; ++j) total += square_[j];
+      square_[b] = total / static_cast<double>(g_);
+      all += square_[b];
+    }
+    return all <= 1e300;
+  }
+
+  // In each group's units; zero where lambda2 gives the inner problem as much curvature. A group of zeros has no units.
+  void set_sigma() {
+    for (index b = 0; b < task_->n_groups; ++b) {
+      const double s = scale_ * square_[b];
+      sigma_[b] = task_->lambda2 < s ? s : 0.0;
+      if (!(task_->lambda2 + sigma_[b] > 0)) sigma_[b] = 1;
+    }
+  }
+
+  // Minimises the inner problem until its gap is a tenth of the true one.
+  Inner solve_inner(double target) {
+    index steps = 0;
+    model_.forget();
+    state_.respond(rho_);
+    for (;;) {
+      state_.pull_all();
+      state_.certify();
+      const double gap = state_.gap();
+      if (gap <= target || !(gap <= 1e300)) return {true, steps};
+      const double allowed = inner_share * gap;
+      if (choose_groups() <= allowed) return {true, steps};
+      if (steps >= max_steps) return {false, steps};
+      load_groups();
+      const bool moved = solve_on_groups(0.3 * allowed, steps);
+      store_groups();
+      if (!moved) return {false, steps};
+    }
+  }
+
+  // The working set: groups in use, and of the others those that pull hardest against lambda1, at most as many again. Returns the gap of
+  // the inner problem over all groups.
+  double choose_groups() {
+    const index block = g_ * q_, m = task_->m;
+    constexpr index at_least = 20;
+    double total = 0;
+    index used = 0, pulling = 0;
+    double* x = direction_;
+    for (index b = 0; b < task_->n_groups; ++b) {
+      bool any = false;
+      double pull = 0;
+      for (index j = b * g_; j < (b + 1) * g_; ++j) {
+        for (index c = 0; c < q_; ++c) {
+          const index e = j * q_ + c;
+          const double value = state_.v[c * m + j] + sigma_[b] * state_.w_centre[e];
+          x[e - b * block] = value;
+          pull += value * value;
+          any = any || state_.w[e] != 0;
+        }
+      }
+      excess_[b] = std::sqrt(pull) - task_->lambda1;
+      if (any || excess_[b] > 0) total += state_.group_gap(state_.w + b * block, x, task_->lambda2 + sigma_[b]);
+      in_[b] = any;
+      used += any;
+      if (!any && excess_[b] > 0) ordered_[pulling++] = excess_[b];
+    }
+    const index allowed = used > at_least ? used : at_least;
+    double threshold = 0;
+    if (pulling > allowed) {
+      std::nth_element(ordered_, ordered_ + allowed, ordered_ + pulling, [](double left, double right) { return left > right; });
+      threshold = ordered_[allowed];
+    }
+    n_groups_ = 0;
+    for (index b = 0; b < task_->n_groups; ++b) {
+      if (in_[b] || excess_[b] > threshold) group_[n_groups_++] = b;
+    }
+    return total;
+  }
+
+  // Copies the working set: weights, centre, pull, and its columns over all samples.
+  void load_groups() {
+    const index n = task_->n, block = g_ * q_, m = task_->m;
+    for (index t = 0; t < n_groups_; ++t) {
+      const index b = group_[t];
+      mu_[t] = task_->lambda2 + sigma_[b];
+      for (index e = 0; e < block; ++e) {
+        w_[t * block + e] = state_.w[b * block + e];
+        centre_[t * block + e] = sigma_[b] * state_.w_centre[b * block + e];
+      }
+      for (index j = 0; j < g_; ++j) {
+        for (index c = 0; c < q_; ++c) pull_[(t * g_ + j) * q_ + c] = state_.v[c * m + b * g_ + j];
+        column_[t * g_ + j] = columns_ + (t * g_ + j) * n;
+      }
+    }
+    for (index i = 0; i < n; ++i) {
+      const T* row = task_->rows[i];
+      for (index t = 0; t < n_groups_; ++t) {
+        for (index j = 0; j < g_; ++j) columns_[(t * g_ + j) * n + i] = row[group_[t] * g_ + j];
+      }
+    }
+  }
+
+  void store_groups() {
+    const index block = g_ * q_;
+    for (index t = 0; t < n_groups_; ++t) {
+      for (index e = 0; e < block; ++e) state_.w[group_[t] * block + e] = w_[t * block + e];
+    }
+  }
+
+  // Newton steps on the working set until its gap is at most `enough`. False when none moved.
+  bool solve_on_groups(double enough, index& steps) {
+    const index n = task_->n, block = g_ * q_, size = n_groups_ * block;
+    for (bool moved = false;; moved = true) {
+      double gap = 0;
+      for (index t = 0; t < n_groups_; ++t) {
+        double* x = direction_ + t * block;
+        for (index e = 0; e < block; ++e) {
+          x[e] = pull_[t * block + e] + centre_[t * block + e];
+          gradient_[t * block + e] = mu_[t] * w_[t * block + e] - x[e];
+        }
+        gap += state_.group_gap(w_ + t * block, x, mu_[t]);
+      }
+      if (gap <= enough || steps >= max_steps) return moved;
+      ++steps;
+      free_.collect(state_.p, task_->weight, n, task_->smoothing + rho_);
+      for (index e = 0; e < size; ++e) direction_[e] = w_[e];
+      model_.step(column_, n_groups_, gradient_, mu_, task_->lambda1, accuracy, w_);
+      for (index e = 0; e < size; ++e) direction_[e] = w_[e] - direction_[e];
+      if (!search_line(size)) return moved;
+      for (index e = 0; e < size; ++e) pull_[e] = 0;
+      Passes::add_all_products(column_, n_groups_ * g_, state_.a, n, q_, n, 1.0, pull_);
+    }
+  }
+
+  // Along direction_, whose end w_ is, to where the inner objective stops falling; leaves weights, scores and response there.
+  bool search_line(index size) {
+    const index n = task_->n;
+    Passes::combine_rows(column_, n_groups_ * g_, direction_, q_, n, dz_, n);
+    const double at_zero = slope(size, -1.0);
+    if (!(at_zero < 0)) {
+      for (index e = 0; e < size; ++e) w_[e] -= direction_[e];
+      return false;
+    }
+    double here = 0;
+    const auto at = [&](double t) {
+      for (index e = 0; e < n * q_; ++e) state_.z[e] += (t - here) * dz_[e];
+      here = t;
+      state_.respond(rho_);
+      return slope(size, t - 1);
+    };
+    const double at_one = at(1);
+    if (!(at_one > -0.1 * at_zero)) return true;
+    const double t = root_on_unit_interval(at, at_zero, at_one);
+    if (t != here) at(t);
+    for (index e = 0; e < size; ++e) w_[e] += (t - 1) * direction_[e];
+    return t > 0;
+  }
+
+  // Of the inner objective along direction_, at w_ + shift * direction_ and the response in place.
+  double slope(index size, double shift) const {
+    const index block = g_ * q_;
+    double total = 0;
+    for (index e = 0; e < task_->n * q_; ++e) total -= state_.a[e] * dz_[e];
+    for (index t = 0; t < size / block; ++t) {
+      double inner = 0, square = 0, length = 0;
+      for (index e = t * block; e < (t + 1) * block; ++e) {
+        const double w = w_[e] + shift * direction_[e], d = direction_[e];
+        inner += w * d;
+        square += w * w;
+        length += d * d;
+        total += (mu_[t] * w - centre_[e]) * d;
+      }
+      total += task_->lambda1 * (square > 0 ? inner / std::sqrt(square) : std::sqrt(length));
+    }
+    return total;
+  }
+
+  // P at the weights written, which rounding moved.
+  double objective_of_written() {
+    const index n = task_->n, m = task_->m;
+    for (index e = 0; e < n * k_; ++e) scores_[e] = 0;
+    Passes::add_all_products(task_->rows, n, wide_, m, k_, m, 1.0, scores_);
+    double total = 0;
+    for (index i = 0; i < n; ++i) {
+      total += task_->weight[i] *
+               sample_value(scores_ + i * k_, state_.best_p + i * k_, task_->label[i], k_, task_->smoothing, scratch_).loss;
+    }
+    for (index b = 0; b < task_->n_groups; ++b) {
+      double square = 0;
+      for (index l = 0; l < k_; ++l) {
+        for (index e = l * m + b * g_; e < l * m + (b + 1) * g_; ++e) square += wide_[e] * wide_[e];
+      }
+      total += task_->lambda1 * std::sqrt(square) + 0.5 * task_->lambda2 * square;
+    }
+    return total;
+  }
+
+  index k_, q_, g_;
+  ClassBasis basis_;
+  SaddleState<Passes, T> state_;
+  FreeSamples free_;
+  PrimalModel<Passes, T> model_;
+  const Task<T>* task_ = nullptr;
+  double rho_ = 0, scale_ = 0;
+  double *sigma_, *square_, *excess_, *ordered_;  // (groups), square_ (m)
+  char* in_;
+  index* group_;  // the working set
+  index n_groups_ = 0;
+  T* columns_;  // (columns of the working set, n)
+  const T** column_;
+  double *w_, *centre_, *pull_, *gradient_, *direction_, *mu_;  // on the working set; centre_ holds sigma W_t
+  double *dz_, *wide_, *scores_, *scratch_;
+};
+
+SPARSESVM_END

@@ -1,0 +1,236 @@
+// The iterate (W, p) of the proximal method of multipliers, and the best primal and dual values seen on the way.
+//
+// Matrices over features are (m, k - 1), scores and pulls (k - 1, n), all in the coordinates of ClassBasis; probabilities are (n, k).
+#pragma once
+
+#include <cmath>
+
+#include "core/linear_algebra/arena.h"
+#include "core/macros.h"
+#include "core/prox.h"
+#include "core/svm/class_basis.h"
+#include "core/svm/objective.h"
+#include "core/svm/task.h"
+
+SPARSESVM_BEGIN
+
+template <class Passes, typename T>
+class SaddleState {
+ public:
+  SaddleState(const Batch<T>& batch, const ClassBasis& basis, Arena& arena)
+      : k_(batch.n_way), q_(batch.n_way - 1), g_(batch.group_size), basis_(basis) {
+    const index n = batch.n_samples, m = batch.n_features, groups = m / g_;
+    w = arena.take<double>(m * q_);
+    w_centre = arena.take<double>(m * q_);
+    p = arena.take<double>(n * k_);
+    p_centre = arena.take<double>(n * k_);
+    best_w = arena.take<double>(m * q_);
+    best_p = arena.take<double>(n * k_);
+    z = arena.take<double>(n * q_);
+    a = arena.take<double>(n * q_);
+    v = arena.take<double>(m * q_);
+    norm_ = arena.take<double>(groups);
+    row_ = arena.take<const T*>(n);
+    coefficients_ = arena.take<double>(n * q_);
+    scratch_ = arena.take<double>(4 * k_);
+  }
+
+  // W = 0 and `probabilities` (n_samples of the batch, k), or uniform ones.
+  void start(const Task<T>& task, const double* probabilities) {
+    task_ = &task;
+    for (index e = 0; e < task.m * q_; ++e) w[e] = w_centre[e] = best_w[e] = 0;
+    for (index e = 0; e < task.n * q_; ++e) z[e] = 0;
+    for (index i = 0; i < task.n; ++i) {
+      double* row = p_centre + i * k_;
+      for (index l = 0; l < k_; ++l) {
+        row[l] = probabilities != nullptr ? probabilities[task.sample[i] * k_ + l] : 1.0 / static_cast<double>(k_);
+      }
+      project_simplex(row, k_, 1.0);
+    }
+    best_primal = value_without_weights();
+    best_dual = -1e300;
+  }
+
+  double gap() const { return best_primal - best_dual; }
+
+  // p = the probabilities that maximise the inner saddle at the scores z, and a = diag(c) (Y - p).
+  void respond(double rho) {
+    const index n = task_->n;
+    const double total = task_->smoothing + rho;
+    double *score = scratch_, *packed = scratch_ + k_;
+    for (index i = 0; i < n; ++i) {
+      for (index c = 0; c < q_; ++c) packed[c] = z[c * n + i];
+      basis_.expand(packed, score);
+      double* row = p + i * k_;
+      for (index l = 0; l < k_; ++l) {
+        const double y = task_->label[i] == l;
+        row[l] = (score[l] - y + task_->smoothing * y + rho * p_centre[i * k_ + l]) / total;
+      }
+      project_simplex(row, k_, 1.0);
+      for (index l = 0; l < k_; ++l) score[l] = task_->weight[i] * ((task_->label[i] == l) - row[l]);
+      basis_.reduce(score, packed);
+      for (index c = 0; c < q_; ++c) a[c * n + i] = packed[c];
+    }
+  }
+
+  // v (k - 1, m) = a F over all features: the one pass over everything.
+  void pull_all() {
+    const index n = task_->n, m = task_->m;
+    index count = 0;
+    for (index i = 0; i < n; ++i) {
+      bool any = false;
+      for (index c = 0; c < q_; ++c) {
+        coefficients_[count * q_ + c] = a[c * n + i];
+        any = any || a[c * n + i] != 0;
+      }
+      if (any) row_[count++] = task_->rows[i];
+    }
+    Passes::combine_rows(row_, count, coefficients_, q_, m, v, m);
+    for (index b = 0; b < task_->n_groups; ++b) norm_[b] = 0;
+    for (index c = 0; c < q_; ++c) {
+      const double* row = v + c * m;
+      if (g_ == 1) {
+        for (index j = 0; j < m; ++j) norm_[j] += row[j] * row[j];
+      } else {
+        for (index j = 0; j < m; ++j) norm_[j / g_] += row[j] * row[j];
+      }
+    }
+    for (index b = 0; b < task_->n_groups; ++b) norm_[b] = std::sqrt(norm_[b]);
+  }
+
+  // Values of the original problem at W and at p after `pull_all`; the best of each are kept apart. Also what of this pair's gap the
+  // loss and the penalty leave open.
+  void certify() {
+    const index n = task_->n;
+    double loss = 0, linear = 0, curved = 0;
+    double *score = scratch_, *packed = scratch_ + k_;
+    loss_gap = 0;
+    for (index i = 0; i < n; ++i) {
+      for (index c = 0; c < q_; ++c) packed[c] = z[c * n + i];
+      basis_.expand(packed, score);
+      const double* row = p + i * k_;
+      const SampleValue value = sample_value(score, row, task_->label[i], k_, task_->smoothing, scratch_ + 2 * k_);
+      loss += task_->weight[i] * value.loss;
+      loss_gap += task_->weight[i] * value.gap;
+      linear += task_->weight[i] * (1 - row[task_->label[i]]);
+      for (index l = 0; task_->smoothing > 0 && l < k_; ++l) {
+        const double d = row[l] - (task_->label[i] == l);
+        curved += task_->smoothing * task_->weight[i] * d * d;
+      }
+    }
+    double penalty = 0;
+    for (index b = 0; b < task_->n_groups; ++b) {
+      double square = 0;
+      for (index e = b * g_ * q_; e < (b + 1) * g_ * q_; ++e) square += w[e] * w[e];
+      penalty += task_->lambda1 * std::sqrt(square) + 0.5 * task_->lambda2 * square;
+    }
+    const double share = best_share(linear, curved), value = dual_value(share, linear, curved);
+    penalty_gap = loss + penalty - value - loss_gap;
+    if (!(std::fabs(loss + penalty) <= 1e300) || !(std::fabs(value) <= 1e300)) {
+      best_primal = __builtin_nan("");
+      return;
+    }
+    if (loss + penalty < best_primal) {
+      best_primal = loss + penalty;
+      for (index e = 0; e < task_->m * q_; ++e) best_w[e] = w[e];
+    }
+    if (value > best_dual) {
+      best_dual = value;
+      for (index i = 0; i < n; ++i) {
+        for (index l = 0; l < k_; ++l) {
+          const double y = task_->label[i] == l;
+          best_p[i * k_ + l] = y + share * (p[i * k_ + l] - y);
+        }
+      }
+    }
+  }
+
+  // Duality gap that one group leaves in the inner problem, at weights x_w and pull x = V + sigma W_t (group_size, k - 1) each: p is the
+  // exact response, so that these add up to the whole. A sum of non-negative terms.
+  double group_gap(const double* x_w, const double* x, double mu) const {
+    double ww = 0, xx = 0, wx = 0;
+    for (index e = 0; e < g_ * q_; ++e) {
+      ww += x_w[e] * x_w[e];
+      xx += x[e] * x[e];
+      wx += x_w[e] * x[e];
+    }
+    const double length = std::sqrt(ww), pull = std::sqrt(xx), excess = pull - task_->lambda1;
+    const double turned = length * pull - wx > 0 ? length * pull - wx : 0.0;
+    if (!(excess > 0)) return turned - length * excess + 0.5 * mu * ww;
+    const double miss = length - excess / mu;
+    return turned + 0.5 * mu * miss * miss;
+  }
+
+  void move_centre() {
+    for (index e = 0; e < task_->n * k_; ++e) p_centre[e] = p[e];
+    for (index e = 0; e < task_->m * q_; ++e) w_centre[e] = w[e];
+  }
+
+  double *w, *w_centre, *best_w;  // (m, k - 1)
+  double *p, *p_centre, *best_p;  // (n, k)
+  double *z, *a;                  // (k - 1, n)
+  double* v;                      // (k - 1, m)
+  double best_primal = 0, best_dual = 0, loss_gap = 0, penalty_gap = 0;
+
+ private:
+  double value_without_weights() {
+    double total = 0;
+    double *zero = scratch_, *uniform = scratch_ + k_;
+    for (index l = 0; l < k_; ++l) {
+      zero[l] = 0;
+      uniform[l] = 1.0 / static_cast<double>(k_);
+    }
+    for (index i = 0; i < task_->n; ++i) {
+      total += task_->weight[i] * sample_value(zero, uniform, task_->label[i], k_, task_->smoothing, scratch_ + 2 * k_).loss;
+    }
+    return total;
+  }
+
+  // The dual value at y + share (p - y): share linear - share^2 curved / 2 - sum_G (share ||V_G|| - lambda1)_+^2 / (2 lambda2).
+  double dual_value(double share, double linear, double curved) const {
+    const double own = share * linear - 0.5 * share * share * curved;
+    if (!(task_->lambda2 > 0)) return own;
+    double square = 0;
+    for (index b = 0; b < task_->n_groups; ++b) {
+      const double excess = share * norm_[b] - task_->lambda1;
+      square += excess > 0 ? excess * excess : 0.0;
+    }
+    return own - square / (2 * task_->lambda2);
+  }
+
+  // The share in [0, 1] with the largest dual value. Each row's set c_i (y_i - simplex) contains zero, so that all are feasible where
+  // lambda2 > 0; the derivative falls and is piecewise linear, and Newton steps from one stay on the right of its root. With lambda2 = 0
+  // it is the largest that keeps every ||V_G|| within lambda1.
+  double best_share(double linear, double curved) const {
+    if (!(task_->lambda2 > 0)) {
+      double largest = 0;
+      for (index b = 0; b < task_->n_groups; ++b) largest = norm_[b] > largest ? norm_[b] : largest;
+      constexpr double rounding = 1e-15;
+      return largest > task_->lambda1 ? (1 - rounding) * task_->lambda1 / largest : 1.0;
+    }
+    double share = 1;
+    for (int step = 0; step < 50; ++step) {
+      double slope = linear - share * curved, bend = curved;
+      for (index b = 0; b < task_->n_groups; ++b) {
+        const double excess = share * norm_[b] - task_->lambda1;
+        if (!(excess > 0)) continue;
+        slope -= excess * norm_[b] / task_->lambda2;
+        bend += norm_[b] * norm_[b] / task_->lambda2;
+      }
+      if (!(slope < 0) || !(bend > 0)) break;
+      const double next = share + slope / bend;
+      if (!(next < share)) break;
+      share = next;
+    }
+    return share > 0 ? share : 0.0;
+  }
+
+  index k_, q_, g_;
+  const ClassBasis& basis_;
+  const Task<T>* task_ = nullptr;
+  double* norm_;  // (groups) of the blocks of v
+  const T** row_;
+  double *coefficients_, *scratch_;
+};
+
+SPARSESVM_END
