@@ -5,9 +5,10 @@ PYTHON ?= python3
 TORCH ?=
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
-SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc sparsesvm -type f -not -name '*.pyc' -not -name '*.so')
-# Kernels for the device at hand, or for one architecture where there is none; make dist compiles for all.
-DEVICE_ARCHS := $(shell if test -e /proc/driver/nvidia/version; then echo native; else echo 90-real; fi)
+# What is compiled, and how; Python files are used where they are.
+SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
+BUILD_TOOLS := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ,) cmake ninja
+SETTINGS := $(foreach name,CUDA CUDA_ARCHS WERROR SANITIZE,SPARSESVM_$(name)=$(SPARSESVM_$(name)))
 NO_DRIVER = test ! -e /proc/driver/nvidia/version && test ! -e /dev/dxg
 
 .PHONY: demo test lint format bench dist clean
@@ -43,7 +44,7 @@ bench: $(VENV)/.sparsesvm-demo
 
 dist: $(VENV)/.sparsesvm-dev
 	rm -rf dist
-	$(RUN) -m build
+	SPARSESVM_CUDA=OFF $(RUN) -m build
 
 clean:
 	rm -rf build dist .venv
@@ -71,6 +72,18 @@ torch: | $(VENV)/bin/python toolchain
 			$(PIP) 'torch==2.13.0+cpu' 2>/dev/null || $(PIP) torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu; \
 		else $(PIP) torch; fi; }
 
-$(VENV)/.sparsesvm-%: $(SOURCES) | torch
-	SPARSESVM_CUDA_ARCHS=$${SPARSESVM_CUDA_ARCHS-$(DEVICE_ARCHS)} $(PIP) --editable '.[$*]'
+# The tools are installed beside the package: in an environment made for each build, as pip has it, nothing could be reused.
+$(VENV)/.sparsesvm-tools: pyproject.toml | torch
+	$(PIP) $(BUILD_TOOLS)
+	@touch $@
+
+# Written only when a setting changes.
+.PHONY: always
+$(VENV)/.sparsesvm-settings: always | $(VENV)/bin/python
+	@echo '$(SETTINGS)' | cmp -s - $@ || echo '$(SETTINGS)' > $@
+
+$(VENV)/.sparsesvm-%: $(SOURCES) $(VENV)/.sparsesvm-tools $(VENV)/.sparsesvm-settings
+	@if [ '$(SPARSESVM_CUDA)/$(SPARSESVM_CUDA_ARCHS)' = ON/ ]; then \
+		echo "compiling for all CUDA architectures, six minutes of processor time"; fi
+	$(PIP) --no-build-isolation --editable '.[$*]'
 	@touch $@

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.resources
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,9 @@ import torch
 
 import sparsesvm
 from sparsesvm import _core
+
+ROOT = Path(__file__).resolve().parents[1]
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 def test_the_compiled_module_links_neither_torch_nor_openmp():
@@ -70,3 +75,63 @@ def test_the_core_imports_without_the_extra_and_the_extra_names_itself():
     assert done.stderr.strip() == "sparsesvm fit needs jsonargparse: pip install 'sparsesvm[meta]'"
     imported = "import sys, sparsesvm; assert not {'lightning', 'matplotlib', 'PIL'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", imported], check=True)
+
+
+def test_bare_sources_name_the_remedy(tmp_path):
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(Path(sparsesvm.__file__).parent, tmp_path / "sparsesvm", ignore=ignored)
+    # Without the module site, no editable install is found.
+    program = [sys.executable, "-E", "-S", "-c", "import sparsesvm"]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith(f"ImportError: {tmp_path}/sparsesvm holds the sources of sparsesvm without its compiled module")
+    assert f"pip install --editable {tmp_path}`" in message
+
+
+def script(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(("#!/bin/sh", *lines)) + "\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.skipif(shutil.which("cmake", path=PATH) is None, reason="needs CMake")
+def test_automatic_cuda_is_for_the_devices_present(tmp_path):
+    pybind11 = pytest.importorskip("pybind11")
+
+    def cuda(*nvidia_smi: str) -> str:
+        """What the configuration says of CUDA where nvidia-smi is this script."""
+        script(tmp_path / "bin" / "nvidia-smi", *nvidia_smi)
+        folders = (f"-S{ROOT}", f"-B{tmp_path / 'build'}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}")
+        settings = (f"-DPython_EXECUTABLE={sys.executable}", "-DSPARSESVM_CUDA=AUTO", "-DSPARSESVM_CUDA_ARCHS=")
+        environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{PATH}"}
+        done = subprocess.run(["cmake", *folders, *settings], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.rpartition("; CUDA ")[2].splitlines()[0]
+
+    assert cuda("exit 9").startswith("off (nvidia-smi shows no device")
+    assert cuda("echo 6.1").startswith("off (nvidia-smi shows no device")
+    assert cuda("echo 99.0") == "off (no nvcc that compiles for 990-real)"
+    if shutil.which("nvcc"):
+        assert cuda("echo 9.0", "echo 8.0", "echo 9.0") == f"on ({shutil.which('nvcc')} for 90-real;80-real)"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_installs_again_only_what_is_compiled_and_when_settings_change(tmp_path):
+    log = tmp_path / "log"
+    script(tmp_path / "bin" / "python", f'echo "$@" >>{log}')
+
+    def installs(*arguments: str) -> int:
+        """How often the package is installed."""
+        log.write_text("")
+        stamp = tmp_path / ".sparsesvm-test"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("SPARSESVM_", "MAKE", "MFLAGS"))}
+        subprocess.run(["make", "-C", str(ROOT), f"VENV={tmp_path}", *arguments, str(stamp)], env=environment, check=True)
+        return log.read_text().count("--no-build-isolation --editable")
+
+    assert installs() == 1
+    assert installs() == 0
+    assert installs("--what-if=sparsesvm/functional.py") == 0
+    assert installs("--what-if=csrc/bindings.cpp") == 1
+    assert installs("SPARSESVM_CUDA=OFF") == 1
+    assert installs("SPARSESVM_CUDA=OFF") == 0

@@ -1,6 +1,15 @@
 """Group-sparse multiclass SVMs, certified by their duality gap and exactly differentiable, as PyTorch few-shot heads."""
 
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec("sparsesvm._core") is None:
+    folder = Path(__file__).resolve().parent
+    raise ImportError(
+        f"{folder} holds the sources of sparsesvm without its compiled module: start Python in another folder if sparsesvm is "
+        f"installed, or install it for use from here with `pip install --editable {folder.parent}` (or `make demo`)"
+    )
 
 from sparsesvm._backends import backends
 from sparsesvm.dense_heads import PrototypeHead, RidgeHead

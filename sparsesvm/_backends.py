@@ -30,7 +30,7 @@ def backends() -> dict[str, dict[str, Any]]:
 
 def _cuda_state() -> dict[str, Any]:
     if not HAS_CUDA:
-        reason = "built without CUDA: no working nvcc was found; SPARSESVM_CUDA=ON pip install ... says what is missing"
+        reason = "built without CUDA: no device or no nvcc was found; SPARSESVM_CUDA=ON pip install ... asks for it"
         return {"built": False, "usable": False, "reason": reason}
     from sparsesvm import _cuda
 

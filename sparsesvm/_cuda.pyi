@@ -1,4 +1,4 @@
-"""The compiled solver for CUDA devices. Missing where nvcc was when it was built.
+"""The compiled solver for CUDA devices. Missing where nvcc or a device was when it was installed.
 
 `solve`, `vjp`, `jvp`, `solve_regression` and `regression_vjp` take the arguments of `_core`'s up to the address of the workspace,
 on the device; then what the plan says (bytes of the workspace and of a team's share, blocks of a team, teams), the device and the
