@@ -22,7 +22,7 @@ def test_thousands_of_dual_entries(rng, ratio, dual_reg, group_size):
     options = {"lambda1": lambda1, "lambda2": 0.1, "dual_reg": dual_reg, "group_size": group_size}
     found = sparsesvm.solve(features, labels, **options, tol=1e-9, max_iter=60, on_failure="raise")
     assert 0 < found.active.double().mean() < 1
-    assert sparsesvm.duality_gap(features, labels, dual=found.dual, **options) <= 1.01e-9 * len(labels)
+    assert sparsesvm.duality_gap(features, labels, found.weights, dual=found.dual, **options) <= 1.01e-9 * len(labels)
 
 
 def test_thousands_of_samples_without_group_penalty(rng):

@@ -51,16 +51,27 @@ class DualSolver {
     const double* init = arguments.init_dual;
     if (init != nullptr) init += number * arguments.batch.n_samples * task_.k;
     const Status status = proximal_.solve(task_, init, target, arguments.max_iter, iterations);
-    if (large || status == Status::converged || status == Status::non_finite || proximal_.gap() <= best_gap_) {
-      proximal_.write(arguments, number, status, iterations);
-    } else {
+    const double gap = proximal_.gap();
+    if (!large && status != Status::converged && best_gap_ < gap) {
       best_is_current_ = false;
       write(arguments, number, status, iterations);
+      return;
     }
+    proximal_.write(arguments, number, status, iterations);
+    // So close to the solution Newton steps on the dual may be exact after all.
+    if (large || status != Status::converged) return;
+    for (index i = 0; i < task_.n; ++i) {
+      for (index l = 0; l < task_.k; ++l) best_[i * task_.k + l] = task_.weight[i] * proximal_.probabilities()[i * task_.k + l];
+    }
+    for (index e = 0; e < task_.n * task_.k; ++e) state_.dual[e] = best_[e];
+    warm_ = true;
+    const index last = iterations + polishing < arguments.max_iter ? iterations + polishing : arguments.max_iter;
+    if (iterate(0.1 * gap, last, iterations) != Status::non_finite && best_gap_ < gap) write(arguments, number, status, iterations);
   }
 
  private:
   static constexpr index max_sweeps = 8;
+  static constexpr index polishing = 10; // iterations after the proximal method
   static constexpr index max_idle = 10;  // outer iterations that do not halve the gap
 
   void start(const SolveArguments<T>& arguments, index number) {
@@ -153,14 +164,14 @@ class DualSolver {
       }
       // A step that is to make the gap small beside the objective has to aim there, which one by the Gram matrix does in any case.
       const bool aim_lower = best_gap <= target && !by_gram();
-      if (!advance(aim_lower ? target * state_.objective / task_.total_weight : target)) return Status::stalled;
+      advance(aim_lower ? target * state_.objective / task_.total_weight : target);
     }
   }
 
   bool by_gram() const { return NewtonStep<Passes, T>::by_gram(task_); }
 
-  // One outer iteration; leaves the state evaluated. False when no step helps.
-  bool advance(double target) {
+  // One outer iteration; leaves the state evaluated.
+  void advance(double target) {
     NewtonStep<Passes, T> newton(task_, state_, newton_);
     const index candidates = by_gram() ? 0 : newton.count_candidates();
     if (sweeping_ && sweeps_pay(candidates)) {
@@ -171,13 +182,10 @@ class DualSolver {
       state_.certify(task_);
       // Close to the solution Newton steps need no help.
       if (state_.gap > 0.1 * before && !by_gram()) descend(sweeps_between_steps());
-    } else if (candidates < 0) {
-      descend(max_sweeps);  // the face is too large yet for a step without a matrix
     } else {
-      return false;
+      descend(max_sweeps);  // the face is too large yet for a step without a matrix, or rounding leaves a step no descent
     }
     if (average_absent_classes()) state_.evaluate(task_, state_.dual);
-    return true;
   }
 
   // Classes without samples are interchangeable, so averaging their dual entries keeps the dual feasible and, by convexity, lowers

@@ -94,6 +94,7 @@ class ProximalSolver {
   }
 
   double gap() const { return state_.gap(); }
+  const double* probabilities() const { return state_.best_p; }
 
   // The weights as the caller gets them, the probabilities of the best dual value, and the gap of this pair.
   void write(const SolveArguments<T>& arguments, index number, Status status, index iterations) {
@@ -121,8 +122,9 @@ class ProximalSolver {
     for (index i = 0; i < task_->n; ++i) {
       for (index l = 0; l < k_; ++l) dual[task_->sample[i] * k_ + l] = static_cast<T>(state_.best_p[i * k_ + l]);
     }
-    const double objective = finite ? objective_of_written() : nan, gap = objective - state_.best_dual;
-    arguments.gap[number] = gap > 0 || !finite ? gap : 0.0;
+    const double objective = finite ? objective_of_written() : nan;
+    if (finite) state_.best_primal = objective;
+    arguments.gap[number] = finite ? state_.gap() : nan;
     arguments.objective[number] = objective;
     arguments.n_iter[number] = iterations;
     arguments.status[number] = static_cast<std::int8_t>(status);

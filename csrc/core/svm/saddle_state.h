@@ -48,10 +48,12 @@ class SaddleState {
       project_simplex(row, k_, 1.0);
     }
     best_primal = value_without_weights();
+    rounding_ = 1e-16 * best_primal;
     best_dual = -1e300;
   }
 
-  double gap() const { return best_primal - best_dual; }
+  // Never below what rounding leaves of two sums of this size.
+  double gap() const { return (best_primal > best_dual ? best_primal - best_dual : 0.0) + rounding_; }
 
   // p = the probabilities that maximise the inner saddle at the scores z, and a = diag(c) (Y - p).
   void respond(double rho) {
@@ -228,6 +230,7 @@ class SaddleState {
   index k_, q_, g_;
   const ClassBasis& basis_;
   const Task<T>* task_ = nullptr;
+  double rounding_ = 0;
   double* norm_;  // (groups) of the blocks of v
   const T** row_;
   double *coefficients_, *scratch_;
