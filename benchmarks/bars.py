@@ -48,6 +48,7 @@ GRADIENT_ERROR = 1e-6  # relative, float64, median over cells at gap 1e-6
 PROTOTYPE_MEAN, PROTOTYPE_WORST = 1.5, 1.0  # prototype's time over ours, k = 5: geometric mean, and each
 THREADS_SPEEDUP, THREADS_FROM_MS = 1.8, 0.5  # 8 tasks on 2 threads; where a task takes this long
 STEP_SHARE = 0.10  # of a Conv-4 training step
+META_STEP_SHARE, META_STEP_FEATURES = 0.25, 6912  # of a training step of the configuration omniglot-small
 
 
 def check_peers(rows: Iterable[Row], cell_key: Sequence[str]) -> list[str]:
@@ -121,6 +122,12 @@ def check_step(rows: Iterable[Row]) -> list[str]:
     """Complaints about `benchmarks.step_share`."""
     ours = [row for row in rows if row["head"] == "sparse SVM"]
     return [f"the head takes {row['share']:.1%} of the step" for row in ours if row["share"] > STEP_SHARE]
+
+
+def check_meta_step(rows: Iterable[Row]) -> list[str]:
+    """Complaints about `benchmarks.meta_step`."""
+    ours = [row for row in rows if row["features"] == META_STEP_FEATURES]
+    return [f"{row['encoder']}: the head takes {row['share']:.1%} of the step" for row in ours if row["share"] > META_STEP_SHARE]
 
 
 def verdict(complaints: Sequence[str], check: bool) -> None:

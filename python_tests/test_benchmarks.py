@@ -133,3 +133,14 @@ def test_lost_ratios_are_named():
     assert "1.50 (fista)" in complaint
     with pytest.raises(SystemExit):
         bars.verdict([complaint], check=True)
+
+
+def test_share_of_a_training_step(tmp_path):
+    pytest.importorskip("lightning", reason="the training step needs sparsesvm[meta]")
+    from benchmarks import meta_step
+
+    meta_step.main(["--filters", "8", "--steps", "1", "--threads", "1", "--output", str(tmp_path / "step.json")])
+    (row,) = report.read(tmp_path / "step.json")
+    assert 0 < row["solver_ms"] < row["head_ms"] < row["step_ms"]
+    assert bars.check_meta_step([row]) == []
+    assert "26.0%" in bars.check_meta_step([{**row, "features": 6912, "share": 0.26}])[0]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -323,3 +325,57 @@ def test_the_last_solution_is_usable_after_every_kind_of_call(data):
     assert float(head.last_solution.gap) < 1e-4
     torch.func.vmap(lambda x: head(query, x, labels, 5))(support[None])
     assert head.last_solution is None
+
+
+def gradients(fitted, query, cotangent, **kwargs):
+    """Logits and their gradients for query, weights and mean."""
+    parts = [part.detach().clone().requires_grad_() for part in (query, fitted.weights, fitted.mean)]
+    logits = dataclasses.replace(fitted, weights=parts[1], mean=parts[2], scale=1.0).decision_function(parts[0])
+    return logits.detach(), *torch.autograd.grad((logits * cotangent).sum(), parts, **kwargs)
+
+
+@pytest.mark.parametrize("normalize", [True, False, "each"])
+@pytest.mark.parametrize("make", [lambda **o: SparseSVMHead(0.1, **o), RidgeHead, PrototypeHead])
+@pytest.mark.parametrize("shared", [False, True])
+def test_scores_need_no_centred_queries(rng, make, normalize, shared):
+    parts = [episode(rng, 5, 40, 60) for _ in range(3)]
+    features, labels = (torch.from_numpy(np.stack(part)) for part in zip(*parts, strict=True))
+    query = features[0, 15:] if shared else features[:, 15:]
+    with torch.no_grad():
+        fitted = make(normalize=normalize).fit(features[:, :15], labels[:, :15], 5)
+    assert fitted.mean_is_small
+    cotangent = torch.from_numpy(rng.standard_normal((3, 25, 5)))
+    copied = gradients(dataclasses.replace(fitted, mean_is_small=False), query, cotangent)
+    for found, expected in zip(gradients(fitted, query, cotangent), copied, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))
+    for found, expected in zip(gradients(fitted, query, cotangent, create_graph=True), copied, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("normalize", [True, "each"])
+def test_no_copy_of_the_queries_is_kept(data, normalize):
+    query, support, labels, _ = data
+    fitted = RidgeHead(normalize=normalize).fit(support, labels, 5)
+    leaf, kept = query.clone().requires_grad_(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
+        fitted.decision_function(leaf)
+    as_large = [saved for saved in kept if saved.numel() >= query.numel()]
+    assert as_large
+    assert {saved.data_ptr() for saved in as_large} == {leaf.data_ptr()}
+
+
+@pytest.mark.parametrize("normalize", [True, False, "each"])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_digits_survive_a_large_mean_and_a_query_near_it(data, normalize, offset):
+    query, support, labels, _ = (part + offset if part.is_floating_point() else part for part in data)
+    query = torch.cat([query, support.mean(0, keepdim=True) + 1e-3 * torch.arange(60).cos()])
+    fitted = RidgeHead(normalize=normalize).fit(support, labels, 5)
+    assert fitted.mean_is_small == (offset < 1)
+    norm = None if fitted.norm is None else fitted.norm.double()
+    exact = dataclasses.replace(
+        fitted, weights=fitted.weights.double(), mean=fitted.mean.double(), norm=norm, mean_is_small=False
+    )
+    expected = exact.decision_function(query.double()).float()
+    error = (fitted.decision_function(query) - expected).abs() / expected.abs().amax(-1, keepdim=True)
+    # Of the query near the mean only `each` asks more than the difference of nearly equal numbers.
+    assert error[: None if normalize == "each" else -1].max() < 3e-5

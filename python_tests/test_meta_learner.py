@@ -164,3 +164,30 @@ def test_images_must_have_the_channels_of_training():
     learner._image_shape = [1, 8, 8]
     with pytest.raises(ValueError, match="images must have 1 channels, as in training; got 3"):
         learner.embed(torch.zeros(1, 3, 8, 8))
+
+
+class Hidden(nn.Module):
+    """A head that the learner does not know: it gets a copy of the queries."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, *arguments, **options):
+        assert arguments[0].dim() == 3
+        return self.head(*arguments, **options)
+
+
+def test_scoring_all_images_is_scoring_the_queries():
+    (episode,) = tasks((4, 1, 4))
+    batch = collate([episode], support_sets=3)
+    assert len(batch.images) <= 1.5 * batch.query.shape[1]
+    found = []
+    for wrap in (lambda head: head, Hidden):
+        learner = MetaLearner(Plain(), wrap(RidgeHead(normalize="each")), auxiliary_head=wrap(RidgeHead()))
+        learner.log_dict = learner.log = lambda *_, **__: None
+        loss = learner.training_step(batch, 0)
+        loss.backward()
+        found.append((loss.detach(), learner.encoder.linear.weight.grad))
+    for known, hidden in zip(*found, strict=True):
+        torch.testing.assert_close(known, hidden, rtol=1e-4, atol=1e-6)

@@ -40,6 +40,12 @@ def check_finite(name: str, values: Tensor) -> None:
             )
 
 
+def are_positive(values: Tensor) -> bool:
+    """False also where they cannot be looked at."""
+    extremes = _extremes(values)
+    return extremes is not None and extremes[0] > 0
+
+
 def check_query(query: Tensor, weights: Tensor, name: str) -> None:
     if not isinstance(query, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor; got {_kind(query)}. Convert with torch.as_tensor.")

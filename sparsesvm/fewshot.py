@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sparsesvm import _checks, functional
+from sparsesvm import _checks, _scores
 
 Normalize = bool | Literal["each"]
 
@@ -30,6 +30,7 @@ class FittedHead:
         norm: (..., 1, 1), divides every query; None when the head does not normalise, or normalises each sample.
         scale: the logit scale.
         each: every query is divided by its own norm, after `mean` is subtracted.
+        mean_is_small: beside the deviations of the support samples from it, so that scores need no centred copy of the queries.
     """
 
     weights: Tensor
@@ -38,18 +39,21 @@ class FittedHead:
     norm: Tensor | None
     scale: Tensor | float
     each: bool = False
+    mean_is_small: bool = False
 
     def decision_function(self, query: Tensor) -> Tensor:
-        """Logits (..., n_query, n_way) of the query samples (..., n_query, n_features), in the dtype of `query`."""
+        """Logits (..., n_query, n_way) of the query samples (..., n_query, n_features), in the dtype of `query`; samples
+        (n_query, n_features) are shared by all tasks."""
         _checks.check_query(query, self.weights, "query")
         with _full_precision(query):
             features = query.to(self.weights.dtype)
-            if self.mean is not None:
-                features = features - self.mean
-            norm = _norm(features) if self.each else self.norm
-            logits = functional.decision_function(features, self.weights)
-            if norm is not None:
-                logits = logits / norm  # the logits are fewer than the features
+            logits = None
+            if self.mean is not None and self.mean_is_small and _scores.can_work_in_place(features, self.weights, self.mean):
+                logits = _scores.scores_in_place(features, self.weights, self.mean, self.each)
+            if logits is None:
+                logits = _scores.scores(features, self.weights, self.mean, self.each)
+            if self.norm is not None:
+                logits = logits / self.norm  # the logits are fewer than the features
             if self.bias is not None:
                 logits = logits + self.bias.unsqueeze(-2)
             return (self.scale * logits).to(query.dtype)
@@ -87,8 +91,8 @@ class FewShotHead(nn.Module):
         """Fit the classifier to the support set and score the query samples.
 
         Args:
-            query: (..., n_query, n_features), any floating-point dtype.
-            support: (..., n_support, n_features); leading task dimensions as in `query`.
+            query: (..., n_query, n_features), any floating-point dtype; or (n_query, n_features), shared by all tasks.
+            support: (..., n_support, n_features).
             support_labels: (..., n_support) integers in [0, n_way), in any order.
             n_way: number of classes; by default the largest label + 1, which must be known in advance, hence given,
                 under `torch.compile`, `torch.export` and `torch.func.vmap`.
@@ -126,17 +130,23 @@ class FewShotHead(nn.Module):
         with _full_precision(support):
             support = support.to(torch.promote_types(support.dtype, torch.float32))
             mean = norm = None
+            mean_is_small = False
             if sample_weight is not None:
                 sample_weight = sample_weight.to(support.dtype)
                 _checks.check_penalty_range("sample_weight", sample_weight)
-                # An absent sample may hold anything, NaN included, which a product with zero would keep.
-                support = support.where(sample_weight.unsqueeze(-1) > 0, 0.0)
+                if not _checks.are_positive(sample_weight):
+                    # An absent sample may hold anything, NaN included, which a product with zero would keep.
+                    support = support.where(sample_weight.unsqueeze(-1) > 0, 0.0)
             _checks.check_finite("support", support)
             if self.center:
                 mean = _weighted_mean(support, sample_weight)
                 support = support - mean
+                if _scores.can_work_in_place(support, mean):
+                    with torch.no_grad():
+                        deviation = _weighted_mean(_scores.square(support), sample_weight)
+                        mean_is_small = _scores.is_small(_scores.square(mean), deviation)
             if self.normalize == "each":
-                support = support / _norm(support)
+                support = support / _scores.length(support)
             elif self.normalize:
                 mean_square = _weighted_mean(support.square().sum(-1, keepdim=True), sample_weight)
                 # A support set of identical samples is all zero once centred, and stays so.
@@ -147,7 +157,7 @@ class FewShotHead(nn.Module):
                 support = support.where(((labels >= 0) & (labels < n_way)).unsqueeze(-1), math.nan)
             weights, bias = self._fit_linear(support, labels, n_way, sample_weight)
             scale = self.scale if self.log_scale is None else self.log_scale.exp()
-            return FittedHead(weights, bias, mean, norm, scale, self.normalize == "each")
+            return FittedHead(weights, bias, mean, norm, scale, self.normalize == "each", mean_is_small)
 
     def _fit_linear(
         self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
@@ -176,9 +186,3 @@ def _weighted_mean(values: Tensor, sample_weight: Tensor | None) -> Tensor:
     weight = sample_weight.unsqueeze(-1)
     total = weight.sum(-2, keepdim=True)
     return (weight * values).sum(-2, keepdim=True) / torch.where(total > 0, total, 1.0)
-
-
-def _norm(features: Tensor) -> Tensor:
-    """Length of each sample, (..., n, 1); one for a sample of zeros, which stays so."""
-    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    return torch.where(norm > 0, norm, 1.0)

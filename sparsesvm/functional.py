@@ -314,7 +314,8 @@ def _lambda1_bound(features: Tensor, labels: Tensor, n_way: int, sample_weight: 
     if sample_weight is not None:
         sample_weight = sample_weight.to(features.dtype)
         _checks.check_penalty_range("sample_weight", sample_weight)
-        features = features.where(sample_weight.unsqueeze(-1) > 0, 0.0)
+        if not _checks.are_positive(sample_weight):
+            features = features.where(sample_weight.unsqueeze(-1) > 0, 0.0)
         residual = residual * sample_weight.unsqueeze(-1)
     bound = _largest_group_norm(residual, features, group_size)
     _checks.check_finite("features", bound)

@@ -142,7 +142,7 @@ class SparseSVMHead(FewShotHead):
         if most == solution.active.shape[-1]:
             return solution.active
         norm = reference.group_norms(solution.weights.detach(), self.group_size)
-        largest = torch.zeros_like(solution.active).scatter(-1, norm.topk(most, -1).indices, True)
+        largest = torch.zeros_like(solution.active).scatter(-1, norm.topk(most, -1, sorted=False).indices, True)
         return solution.active & largest
 
     def _solve(

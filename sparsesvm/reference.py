@@ -51,10 +51,11 @@ def block_soft_threshold(x: Tensor, threshold: Tensor, group_size: int = 1) -> T
 
 def group_norms(x: Tensor, group_size: int = 1) -> Tensor:
     """Norm of each group of x (..., n_way, n_features), as (..., n_features / group_size)."""
-    groups: Tensor = x.unflatten(-1, (-1, group_size)).movedim(-3, -2).flatten(-2).contiguous()  # torch is slow over strided axes
+    squares = x.square().sum(-2)
+    if group_size > 1:
+        squares = squares.unflatten(-1, (-1, group_size)).sum(-1)
     # Where a norm is zero, its derivative is too.
-    norms: Tensor = torch.linalg.vector_norm(groups, dim=-1)
-    return norms
+    return squares.masked_fill(squares == 0, 1.0).sqrt().masked_fill(squares == 0, 0.0)
 
 
 @dataclass(frozen=True)

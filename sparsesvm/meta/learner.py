@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsesvm import FittedHead, SparseSVMHead, _checks
+from sparsesvm.fewshot import FewShotHead
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
 from sparsesvm.meta.errors import DataError
@@ -118,10 +119,17 @@ class MetaLearner(lightning.LightningModule):
         """For the tasks of each number of classes: the query logits of each head, and which tasks these are."""
         for n_way in batch.n_way.unique().tolist():
             tasks = (batch.n_way == n_way).nonzero().squeeze(1)
-            query = functional.embedding(batch.query[tasks], features)  # features[...] has a slow derivative on the CPU
-            support = functional.embedding(batch.support[tasks], features)
-            labels, weight = batch.support_labels[tasks], batch.support_weight[tasks]
-            yield [head(query, support, labels, n_way, sample_weight=weight) for head in heads], tasks
+            support = functional.embedding(batch.support[tasks], features)  # features[...] has a slow derivative on the CPU
+            fit = (support, batch.support_labels[tasks], n_way)
+            weight, rows = batch.support_weight[tasks], batch.query[tasks]
+            # Where most images are queries of every task, scoring all of them costs less than copies of the queries.
+            if len(features) <= 1.5 * rows.shape[1] and all(isinstance(head, FewShotHead) for head in heads):
+                scored = [head(features, *fit, sample_weight=weight) for head in heads]
+                chosen = rows.unsqueeze(-1).expand(-1, -1, n_way)
+                yield [logits.gather(1, chosen) for logits in scored], tasks
+            else:
+                query = functional.embedding(rows, features)
+                yield [head(query, *fit, sample_weight=weight) for head in heads], tasks
 
     def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
         # What dropout draws depends on the step and the process alone, whatever happened before a resume.

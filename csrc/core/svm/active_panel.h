@@ -64,10 +64,10 @@ class ActivePanel {
     contiguous_ = groups > 0 && group_[first + groups - 1] - group_[first] == groups - 1;
     for (index l = 0; l < k; ++l) {
       gather(weights_ + l * m, w + l * stride);
-      for (index p = 0; p < groups; ++p) {
-        const double norm = norm_[first + p], inverse = norm > 0 ? 1 / norm : 0.0;
-        for (index j = p * g; j < (p + 1) * g; ++j) u[l * stride + j] = inverse * w[l * stride + j];
-      }
+      const double* norm = norm_ + first;
+      const double* from = w + l * stride;
+      double* unit = u + l * stride;
+      over_columns([&](index p, index j) { unit[j] = norm[p] > 0 ? from[j] / norm[p] : 0.0; });
     }
     for (index p = 0; p < groups; ++p) {
       const double shrunk = task_->lambda2 * norm_[first + p];
@@ -115,22 +115,24 @@ class ActivePanel {
 
   // The same for the panel's part of longer rows.
   void apply_link_derivative(const double* x, double* out, index row_stride) {
-    const index g = task_->group_size, k = task_->k;
+    const index k = task_->k;
     const double inverse = 1 / task_->lambda2;
+    if (task_->lambda1 == 0) {
+      for (index l = 0; l < k; ++l) {
+        for (index j = 0; j < width; ++j) out[l * row_stride + j] = inverse * x[l * row_stride + j];
+      }
+      return;
+    }
     for (index p = 0; p < groups; ++p) along_[p] = 0;
     for (index l = 0; l < k; ++l) {
       const double *unit = u + l * stride, *from = x + l * row_stride;
-      for (index p = 0; p < groups; ++p) {
-        for (index j = p * g; j < (p + 1) * g; ++j) along_[p] += unit[j] * from[j];
-      }
+      over_columns([&](index p, index j) { along_[p] += unit[j] * from[j]; });
     }
     for (index p = 0; p < groups; ++p) along_[p] *= (1 - keep[p]) * inverse;
     for (index l = 0; l < k; ++l) {
       const double *unit = u + l * stride, *from = x + l * row_stride;
       double* to = out + l * row_stride;
-      for (index p = 0; p < groups; ++p) {
-        for (index j = p * g; j < (p + 1) * g; ++j) to[j] = keep[p] * inverse * from[j] + along_[p] * unit[j];
-      }
+      over_columns([&](index p, index j) { to[j] = keep[p] * inverse * from[j] + along_[p] * unit[j]; });
     }
   }
 
@@ -142,6 +144,19 @@ class ActivePanel {
 
  private:
   static constexpr index target_columns = 256;
+
+  // body(group, column) for all columns of the panel; a loop of its own for single features, which it is vectorised for.
+  template <class Body>
+  void over_columns(const Body& body) const {
+    const index g = task_->group_size;
+    if (g == 1) {
+      for (index p = 0; p < groups; ++p) body(p, p);
+    } else {
+      for (index p = 0; p < groups; ++p) {
+        for (index j = p * g; j < (p + 1) * g; ++j) body(p, j);
+      }
+    }
+  }
 
   const Task<T>* task_ = nullptr;
   const T* weights_ = nullptr;
