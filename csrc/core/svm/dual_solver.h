@@ -39,8 +39,7 @@ class DualSolver {
     const bool large = is_large();
     if (!large) {
       start(arguments, number);
-      // Newton steps on the dual converge in a few iterations or hardly at all.
-      const index first_try = task_.k > 1 ? arguments.max_iter * 2 / 5 : arguments.max_iter;
+      const index first_try = task_.k > 1 && arguments.max_iter > max_newton ? max_newton : arguments.max_iter;
       const Status status = iterate(target, first_try, iterations);
       if (status == Status::converged || status == Status::non_finite || iterations >= arguments.max_iter || task_.k == 1) {
         write(arguments, number, status, iterations);
@@ -71,6 +70,8 @@ class DualSolver {
 
  private:
   static constexpr index max_sweeps = 8;
+  static constexpr index max_newton = 25;     // iterations; Newton steps on the dual converge within some 15 or hardly at all
+  static constexpr index many_samples = 512;  // where the proximal method takes a tenth of their time
   static constexpr index polishing = 10; // iterations after the proximal method
   static constexpr index max_idle = 10;  // outer iterations that do not halve the gap
 
@@ -122,7 +123,8 @@ class DualSolver {
   bool is_large() const {
     if (task_.k == 1) return false;
     if (!(task_.lambda2 > 0)) return true;
-    return task_.smoothing == 0 && (task_.lambda1 > 0 ? task_.n * task_.k : task_.n) > max_model_size;
+    if (task_.smoothing > 0) return false;
+    return task_.lambda1 > 0 ? task_.n > many_samples || task_.n * task_.k > max_model_size : task_.n > max_model_size;
   }
 
   // Outer iterations from state_.dual until the certificate, counted on from `iterations` up to max_iter.

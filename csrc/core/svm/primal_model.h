@@ -46,7 +46,7 @@ class PrimalModel {
   void forget() { system_.forget(); }
 
   // Changes `w` (n_groups * group_size, k - 1) by a step of the model; `rows` are the columns of the working set over all samples, g
-  // the gradient of the smooth part there, mu (n_groups) its own curvature. Returns the model's decrease.
+  // the gradient of the smooth part there, mu (n_groups) the curvature of its penalty.
   void step(const T* const* rows, index n_groups, const double* g, const double* mu, double lambda1, double accuracy, double* w) {
     n_groups_ = n_groups;
     const index size = n_groups * g_ * q_;
@@ -192,62 +192,61 @@ class PrimalModel {
     system_.set_groups(count);
   }
 
-  // The Newton step from w, and how much of it the model allows.
+  // One Newton step on the natural residual; where the model does not fall along it, steps on the groups in use.
   void newton(const double* mu, double lambda1, double accuracy, double* w) {
+    const index block = g_ * q_, n_active = list_active(mu, lambda1, w);
+    set_columns(n_groups_, nullptr);
+    system_.multiply(step_, image_);  // what the groups that go to zero do to the others
+    for (index t = 0; t < n_active; ++t) {
+      for (index e = 0; e < block; ++e) right_[t * block + e] -= image_[active_[t] * block + e];
+    }
+    solve_active(n_active, accuracy);
+    if (!take(1, mu, lambda1, w)) newton_in_use(mu, lambda1, accuracy, w);
+  }
+
+  // Lists the groups that the natural residual calls active, and the system there; the step takes the others to zero.
+  index list_active(const double* mu, double lambda1, const double* w) {
     const index block = g_ * q_;
     index n_active = 0;
-    bool shrinks = false;
     for (index p = 0; p < n_groups_; ++p) {
       const double inverse = 1 / curvature_[p];
-      double norm = 0, own = 0;
-      for (index e = p * block; e < (p + 1) * block; ++e) {
-        const double u = w[e] - inverse * gradient_[e];
-        norm += u * u;
-        own += w[e] * w[e];
+      double *unit = system_.unit + n_active * block, *right = right_ + n_active * block, norm = 0;
+      for (index e = 0; e < block; ++e) {
+        unit[e] = w[p * block + e] - inverse * gradient_[p * block + e];
+        norm += unit[e] * unit[e];
       }
       norm = std::sqrt(norm);
-      if (!(norm > lambda1 * inverse)) {
-        for (index e = p * block; e < (p + 1) * block; ++e) step_[e] = -w[e];
-        shrinks = shrinks || own > 0;
-        continue;
-      }
+      const bool active = norm > lambda1 * inverse;
+      for (index e = 0; e < block; ++e) step_[p * block + e] = active ? 0.0 : -w[p * block + e];
+      if (!active) continue;
       const double t = lambda1 * inverse / norm, bend = lambda1 / (norm * (1 - t));
       double inner = 0;
       for (index e = 0; e < block; ++e) {
-        const double u = w[p * block + e] - inverse * gradient_[p * block + e];
-        system_.unit[n_active * block + e] = u / norm;
-        right_[n_active * block + e] = (1 - t) * u - w[p * block + e];
-        inner += u / norm * right_[n_active * block + e];
+        right[e] = (1 - t) * unit[e] - w[p * block + e];
+        unit[e] /= norm;
+        inner += unit[e] * right[e];
       }
-      for (index e = 0; e < block; ++e) {
-        double& r = right_[n_active * block + e];
-        r = curvature_[p] * r + bend * (r - inner * system_.unit[n_active * block + e]);
-      }
-      system_.along[n_active] = 1 / mu[p];
-      system_.across[n_active] = 1 / (mu[p] + bend);
+      for (index e = 0; e < block; ++e) right[e] = curvature_[p] * right[e] + bend * (right[e] - inner * unit[e]);
+      set_penalty(n_active, mu[p], bend);
       active_[n_active++] = p;
     }
-    if (n_active == 0 && !shrinks) return;
-    if (shrinks && n_active > 0) {
-      // What the groups that go to zero do to the others.
-      for (index t = 0; t < n_active; ++t) {
-        for (index e = 0; e < block; ++e) step_[active_[t] * block + e] = 0;
-      }
-      set_columns(n_groups_, nullptr);
-      system_.multiply(step_, image_);
-      for (index t = 0; t < n_active; ++t) {
-        for (index e = 0; e < block; ++e) right_[t * block + e] -= image_[active_[t] * block + e];
-      }
+    return n_active;
+  }
+
+  void set_penalty(index t, double mu, double bend) {
+    system_.along[t] = 1 / mu;
+    system_.across[t] = 1 / (mu + bend);
+  }
+
+  // The step on the listed groups.
+  void solve_active(index n_active, double accuracy) {
+    const index block = g_ * q_;
+    if (n_active == 0) return;
+    set_columns(n_active, active_);
+    system_.solve(right_, accuracy, image_);
+    for (index t = 0; t < n_active; ++t) {
+      for (index e = 0; e < block; ++e) step_[active_[t] * block + e] = image_[t * block + e];
     }
-    if (n_active > 0) {
-      set_columns(n_active, active_);
-      system_.solve(right_, accuracy, image_);
-      for (index t = 0; t < n_active; ++t) {
-        for (index e = 0; e < block; ++e) step_[active_[t] * block + e] = image_[t * block + e];
-      }
-    }
-    if (take(1, mu, lambda1, w)) return;
-    newton_in_use(mu, lambda1, accuracy, w);
   }
 
   // Newton steps on the groups that the sweep left in use: there their norms are smooth, so that each step descends. Where a whole one
@@ -262,16 +261,13 @@ class PrimalModel {
       set_columns(n_active, active_);
       budget += system_.direct_cost();
       if (drop > 0 && budget > drop_cost) return;
-      system_.solve(right_, accuracy, image_);
+      solve_active(n_active, accuracy);
       index crossing = 0;
       for (index t = 0; t < n_active; ++t) {
-        const index p = active_[t];
         double along = 0, own = 0;
-        for (index e = 0; e < block; ++e) {
-          const double d = image_[t * block + e], x = w[p * block + e];
-          step_[p * block + e] = d;
-          along -= x * d;
-          own += x * x;
+        for (index e = active_[t] * block; e < (active_[t] + 1) * block; ++e) {
+          along -= w[e] * step_[e];
+          own += w[e] * w[e];
         }
         if (own < along) crossing_[crossing++] = own / along;
       }
@@ -289,9 +285,6 @@ class PrimalModel {
         }
       }
       if (stopped == 0 || length == 1) return;
-      // The gradient at the new point.
-      set_columns(n_groups_, nullptr);
-      system_.multiply(right_, image_);
       for (index e = 0; e < n_groups_ * block; ++e) gradient_[e] += image_[e] + mu[e / block] * right_[e];
     }
   }
@@ -313,14 +306,14 @@ class PrimalModel {
         system_.unit[n_active * block + e] = u;
         right_[n_active * block + e] = -gradient_[p * block + e] - lambda1 * u;
       }
-      system_.along[n_active] = 1 / mu[p];
-      system_.across[n_active] = 1 / (mu[p] + lambda1 / norm);
+      set_penalty(n_active, mu[p], lambda1 / norm);
       active_[n_active++] = p;
     }
     return n_active;
   }
 
-  // Moves w by `length` of the step if the model falls. Groups that would pass through zero stop there.
+  // Moves w by `length` of the step if the model falls, and leaves the move in right_ and F' S F times it in image_. Groups that would
+  // pass through zero stop there.
   bool take(double length, const double* mu, double lambda1, double* w) {
     const index block = g_ * q_;
     double* d = right_;

@@ -66,11 +66,12 @@ class ProximalSolver {
       ++iterations;
       set_sigma();
       const double before = state_.gap();
-      const Inner inner = solve_inner(target);
+      // Where the objective is far below sum_i c_i a few more steps make the gap small beside it as well.
+      const bool within = before <= target;
+      const Inner inner = solve_inner(within ? target * state_.best_primal / task.total_weight : target);
       const double gap = state_.gap();
       if (!(gap <= 1e300)) return state_.best_dual > -1e300 ? Status::non_finite : Status::stalled;
       if (gap <= target) {
-        // Where the objective is far below sum_i c_i a few more steps make the gap small beside it as well.
         const bool small = gap * task.total_weight <= target * state_.best_primal;
         if (small || ++extra > max_extra) return Status::converged;
       }
