@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/linear_algebra/arena.h"
+#include "core/svm/problem.h"
 #include "cuda/team.h"
 
 SPARSESVM_BEGIN
