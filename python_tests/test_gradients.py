@@ -124,6 +124,7 @@ def test_rows_all_at_vertices(rng):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:the gradient of a task is one of several")
 def test_a_singular_reduced_system_has_a_symmetric_minimum_norm_answer(rng):
     """Two copies of every row: the dual is not unique, the weights are, and moving both copies together has a derivative."""
     features, _ = inputs(rng)
@@ -174,6 +175,7 @@ def test_of_many_derivatives_the_smallest_is_returned(rng):
 
 
 @pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.filterwarnings("ignore:the gradient of a task is one of several")
 def test_forward_and_backward_are_transposed_where_the_derivative_is_not_unique(rng, rank):
     features = torch.from_numpy(rng.normal(size=(12, rank)) @ rng.normal(size=(rank, 10)))
     features = torch.cat((features, features[:4], torch.zeros(2, 10)))
@@ -231,3 +233,35 @@ def test_the_gradient_of_an_unconverged_task_warns(rng):
     )
     with pytest.warns(sparsesvm.ConvergenceWarning):
         found.weights.sum().backward()
+
+
+@pytest.mark.parametrize("dtype, bar", [(torch.float32, 1e-4), (torch.float64, 1e-5)])
+def test_gradients_at_the_default_tolerance_are_exact_also_close_to_lambda1_max(rng, dtype, bar):
+    for size, ratio in [((5, 25, 1600), 0.5), ((5, 25, 1600), 0.9), ((5, 75, 640), 0.95), ((5, 5, 640), 0.95)]:
+        features, labels = (torch.from_numpy(a) for a in episode(rng, *size))
+        features = features.float().double()
+        cotangent = torch.from_numpy(rng.normal(size=(size[0], size[2])))
+        lambda1 = float(ratio * sparsesvm.lambda1_max(features, labels, exact=True))
+        exact = gradient_of(features, labels, size[0], cotangent, lambda1=lambda1, lambda2=0.1, tol=1e-12)
+        found = gradient_of(features.to(dtype), labels, size[0], cotangent, lambda1=lambda1, lambda2=0.1)
+        assert float((found - exact).norm()) < bar * float(exact.norm())
+
+
+def test_copies_that_share_their_dual_unequally_are_not_identified(rng):
+    """The weights are certified all the same: no warning but from the backward."""
+    features, _ = inputs(rng)
+    twice = features.detach().repeat(2, 1)
+    options = {"lambda1": 0.2, "lambda2": 0.3, "n_way": 4, "tol": 1e-12}
+    assert sparsesvm.solve(twice, LABELS.repeat(2), **options).status == sparsesvm.StatusCode.CONVERGED
+    found = sparsesvm.solve(twice.requires_grad_(), LABELS.repeat(2), **options)
+    assert found.status == sparsesvm.StatusCode.NOT_IDENTIFIED
+    with pytest.warns(sparsesvm.ConvergenceWarning, match="one of several"):
+        found.weights.sum().backward()
+
+
+def test_no_weights_above_lambda1_max_are_identified(rng):
+    features, _ = inputs(rng)
+    for ratio in (1.01, 1.5):
+        lambda1 = float(ratio * sparsesvm.lambda1_max(features.detach(), LABELS, exact=True))
+        found = sparsesvm.solve(features, LABELS, lambda1=lambda1, lambda2=0.3)
+        assert found.status == sparsesvm.StatusCode.CONVERGED and not found.active.any()

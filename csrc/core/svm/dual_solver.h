@@ -8,6 +8,7 @@
 #include "core/svm/block_descent.h"
 #include "core/svm/dual_state.h"
 #include "core/svm/first_order.h"
+#include "core/svm/identification.h"
 #include "core/svm/newton.h"
 #include "core/svm/task.h"
 #include "core/svm/working_set.h"
@@ -41,6 +42,7 @@ class DualSolver {
     if ((status == Status::max_iter || status == Status::stalled) && iterations < arguments.max_iter) {
       status = approach_from_large_lambda2(arguments, number, target, iterations);
     }
+    if (arguments.identify && status == Status::converged) status = identify_sets(arguments.max_iter, iterations);
     write(arguments, number, status, iterations);
   }
 
@@ -165,16 +167,42 @@ class DualSolver {
     }
   }
 
+  // Goes on beyond the certificate until the active sets are known; the best dual stays.
+  Status identify_sets(index max_iter, index& iterations) {
+    constexpr index max_steps = 10, max_failures = 3;
+    constexpr double accuracy = sizeof(T) < sizeof(double) ? 1e-2 : 5e-4;
+    restore_best();
+    if (task_.lambda1 > 0) prefer_no_weights();
+    Identification found = identify(task_, state_, accuracy);
+    if (found.weights) return Status::converged;
+    state_.evaluate(task_, state_.dual);  // weights may have been dropped
+    state_.certify(task_);
+    index failures = 0;
+    for (index step = 0; step < max_steps && failures < max_failures && !found.weights && iterations < max_iter; ++step, ++iterations) {
+      advance(0.0, false, 1e-2);
+      state_.certify(task_);
+      best_is_current_ = state_.gap < best_gap_;
+      if (!best_is_current_) {
+        ++failures;
+        continue;
+      }
+      best_gap_ = state_.gap;
+      keep_best();
+      found = identify(task_, state_, accuracy);
+    }
+    return found.sets ? Status::converged : Status::not_identified;
+  }
+
   bool by_gram() const { return NewtonStep<Passes, T>::by_gram(task_); }
 
-  // One outer iteration; leaves the state evaluated.
-  void advance(double target, bool prefer_first_order) {
+  // One outer iteration; leaves the state evaluated. `share`: as for a Newton step.
+  void advance(double target, bool prefer_first_order, double share = 0.1) {
     NewtonStep<Passes, T> newton(task_, state_, newton_);
     const index candidates = by_gram() ? 0 : newton.count_candidates();
     if (sweeping_ && sweeps_pay(candidates)) {
       gap_before_sweeps_ = state_.gap;
       descend(max_sweeps);
-    } else if (sweeping_ = false; !prefer_first_order && newton.step(target, operator_pays(candidates))) {
+    } else if (sweeping_ = false; !prefer_first_order && newton.step(target, operator_pays(candidates), share)) {
       const double before = state_.gap;
       state_.certify(task_);
       // Close to the solution Newton steps need no help.
@@ -279,6 +307,14 @@ class DualSolver {
     for (index e = 0; e < task_.n * task_.k; ++e) best_[e] = state_.dual[e];
   }
 
+  void restore_best() {
+    if (best_is_current_) return;
+    for (index e = 0; e < task_.n * task_.k; ++e) state_.dual[e] = best_[e];
+    state_.evaluate(task_, state_.dual);
+    state_.certify(task_);
+    best_is_current_ = true;
+  }
+
   // From lambda1_max on no weights are better than none; an iterate that is almost there should say so.
   void prefer_no_weights() {
     double without = 0;
@@ -335,11 +371,7 @@ class DualSolver {
   void write(const SolveArguments<T>& arguments, index number, Status status, index iterations) {
     const Batch<T>& batch = arguments.batch;
     const index k = task_.k, m = task_.m;
-    if (!best_is_current_) {
-      for (index e = 0; e < task_.n * k; ++e) state_.dual[e] = best_[e];
-      state_.evaluate(task_, state_.dual);
-      state_.certify(task_);
-    }
+    restore_best();
     const bool finite = status != Status::non_finite;
     if (finite && task_.lambda1 > 0) {
       prefer_no_weights();
