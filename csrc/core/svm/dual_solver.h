@@ -170,7 +170,7 @@ class DualSolver {
   // Goes on beyond the certificate until the active sets are known; the best dual stays.
   Status identify_sets(index max_iter, index& iterations) {
     constexpr index max_steps = 10, max_failures = 3;
-    constexpr double accuracy = sizeof(T) < sizeof(double) ? 1e-2 : 5e-4;
+    constexpr double accuracy = sizeof(T) < sizeof(double) ? 1e-2 : 1e-4;
     restore_best();
     if (task_.lambda1 > 0) prefer_no_weights();
     Identification found = identify(task_, state_, accuracy);
