@@ -58,11 +58,12 @@ struct Problem {
   }
 
 template <typename T>
-SolveArguments<T> solve_arguments(const Problem& problem, double tol, index max_iter, address init_dual, address weights,
-                                  address dual, address gap, address objective, address n_iter, address status, address active) {
+SolveArguments<T> solve_arguments(const Problem& problem, double tol, index max_iter, bool identify, address init_dual,
+                                  address weights, address dual, address gap, address objective, address n_iter, address status, address active) {
   return {problem.batch<T>(),
           tol,
           max_iter,
+          identify,
           at<const double>(init_dual),
           at<T>(weights),
           at<T>(dual),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import bars, peers_time, report, step_share
+from benchmarks import bars, gradient_accuracy, peers_time, report, step_share
 from benchmarks.contest import Search
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer
@@ -144,3 +144,14 @@ def test_share_of_a_training_step(tmp_path):
     assert 0 < row["solver_ms"] < row["head_ms"] < row["step_ms"]
     assert bars.check_meta_step([row]) == []
     assert "26.0%" in bars.check_meta_step([{**row, "features": 6912, "share": 0.26}])[0]
+
+
+def test_gradient_accuracy(tmp_path, capsys):
+    output = tmp_path / "gradient_accuracy.json"
+    gradient_accuracy.main(["--smoke", "--problems", "40", "--repetitions", "1", "--output", str(output)])
+    rows = json.loads(output.read_text())["rows"]
+    assert len(rows) == 80
+    assert "extra time" in capsys.readouterr().out
+    for row in rows:
+        # The bar is one for the 99th percentile.
+        assert row["kink"] or row["status"] == "NOT_IDENTIFIED" or row["error"] < (1e-3 if row["dtype"] == "float32" else 1e-5)

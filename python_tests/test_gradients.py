@@ -124,6 +124,7 @@ def test_rows_all_at_vertices(rng):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:the gradient of a task is one of several")
 def test_a_singular_reduced_system_has_a_symmetric_minimum_norm_answer(rng):
     """Two copies of every row: the dual is not unique, the weights are, and moving both copies together has a derivative."""
     features, _ = inputs(rng)
@@ -135,6 +136,61 @@ def test_a_singular_reduced_system_has_a_symmetric_minimum_norm_answer(rng):
     once = sparsesvm.solve(features, LABELS, lambda1=0.2, lambda2=0.3, sample_weight=2 * torch.ones(8), tol=1e-12)
     (expected,) = torch.autograd.grad((once.weights * cotangent).sum(), features)
     torch.testing.assert_close(gradient[:8] + gradient[8:], expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
+def gradient_of(features, labels, n_way, cotangent, **penalties):
+    leaf = features.clone().requires_grad_()
+    found = sparsesvm.solve(leaf, labels, n_way=n_way, **penalties)
+    (gradient,) = torch.autograd.grad((found.weights * cotangent.to(features.dtype)).sum(), leaf)
+    return gradient.double()
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5])
+@pytest.mark.parametrize("size", [(5, 5, 640), (5, 25, 1600)])
+@pytest.mark.parametrize("lambda2", [0.1, 1.0])
+def test_centred_features_have_the_same_gradient_in_both_types(rng, size, ratio, lambda2):
+    """The dual is free along the all-ones direction where the face allows it; rounding of float32 must not tilt that."""
+    features, labels = (torch.from_numpy(a) for a in episode(rng, *size))
+    features = features - features.mean(0)
+    cotangent = torch.from_numpy(rng.normal(size=(size[0], size[2])))
+    penalties = {"lambda1": float(ratio * sparsesvm.lambda1_max(features, labels)), "lambda2": lambda2}
+    double = gradient_of(features, labels, size[0], cotangent, **penalties)
+    single = gradient_of(features.float(), labels, size[0], cotangent, **penalties)
+    assert float((single - double).norm()) < 1e-5 * float(double.norm())
+
+
+def test_of_many_derivatives_the_smallest_is_returned(rng):
+    """Features whose samples sum to zero, and two copies of each: copies share the gradient, which sums to zero too where the
+    dual is free along the all-ones direction."""
+    features, labels = (torch.from_numpy(a) for a in episode(rng, 5, 5, 640))
+    features = features - features.mean(0)
+    cotangent = torch.from_numpy(rng.normal(size=(5, 640)))
+    gradient = gradient_of(features, labels, 5, cotangent, lambda1=0.02, lambda2=0.02)
+    found = sparsesvm.solve(features, labels, lambda1=0.02, lambda2=0.02)
+    assert (found.dual > 0).all()
+    assert float(gradient.sum(0).norm()) < 1e-10 * float(gradient.norm())
+    twice = gradient_of(features.repeat(2, 1), labels.repeat(2), 5, cotangent, lambda1=0.04, lambda2=0.04)
+    assert float((twice[:5] - twice[5:]).norm()) < 1e-10 * float(twice.norm())
+    torch.testing.assert_close(twice[:5] + twice[5:], gradient, rtol=0, atol=1e-5 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.filterwarnings("ignore:the gradient of a task is one of several")
+def test_forward_and_backward_are_transposed_where_the_derivative_is_not_unique(rng, rank):
+    features = torch.from_numpy(rng.normal(size=(12, rank)) @ rng.normal(size=(rank, 10)))
+    features = torch.cat((features, features[:4], torch.zeros(2, 10)))
+    labels = torch.arange(18) % 4
+    primals = (features, torch.tensor(0.3).double(), torch.tensor(5.0).double(), torch.from_numpy(rng.uniform(0.5, 2, 18)))
+    tangents = tuple(torch.from_numpy(rng.normal(size=tuple(p.shape))) for p in primals)
+
+    def solve(*arguments):
+        return weights(*arguments, labels=labels)
+
+    _, moved = torch.func.jvp(solve, primals, tangents)
+    cotangent = torch.from_numpy(rng.normal(size=(4, 10)))
+    pulled = torch.func.vjp(solve, *primals)[1](cotangent)
+    inner = sum(float((a * b).sum()) for a, b in zip(pulled, tangents, strict=True))
+    assert inner == pytest.approx(float((moved * cotangent).sum()), rel=1e-9)
 
 
 def test_at_a_kink_the_derivative_is_one_of_the_two_sides(rng):
@@ -177,3 +233,35 @@ def test_the_gradient_of_an_unconverged_task_warns(rng):
     )
     with pytest.warns(sparsesvm.ConvergenceWarning):
         found.weights.sum().backward()
+
+
+@pytest.mark.parametrize("dtype, bar", [(torch.float32, 1e-4), (torch.float64, 1e-5)])
+def test_gradients_at_the_default_tolerance_are_exact_also_close_to_lambda1_max(rng, dtype, bar):
+    for size, ratio in [((5, 25, 1600), 0.5), ((5, 25, 1600), 0.9), ((5, 75, 640), 0.95), ((5, 5, 640), 0.95)]:
+        features, labels = (torch.from_numpy(a) for a in episode(rng, *size))
+        features = features.float().double()
+        cotangent = torch.from_numpy(rng.normal(size=(size[0], size[2])))
+        lambda1 = float(ratio * sparsesvm.lambda1_max(features, labels, exact=True))
+        exact = gradient_of(features, labels, size[0], cotangent, lambda1=lambda1, lambda2=0.1, tol=1e-12)
+        found = gradient_of(features.to(dtype), labels, size[0], cotangent, lambda1=lambda1, lambda2=0.1)
+        assert float((found - exact).norm()) < bar * float(exact.norm())
+
+
+def test_copies_that_share_their_dual_unequally_are_not_identified(rng):
+    """The weights are certified all the same: no warning but from the backward."""
+    features, _ = inputs(rng)
+    twice = features.detach().repeat(2, 1)
+    options = {"lambda1": 0.2, "lambda2": 0.3, "n_way": 4, "tol": 1e-12}
+    assert sparsesvm.solve(twice, LABELS.repeat(2), **options).status == sparsesvm.StatusCode.CONVERGED
+    found = sparsesvm.solve(twice.requires_grad_(), LABELS.repeat(2), **options)
+    assert found.status == sparsesvm.StatusCode.NOT_IDENTIFIED
+    with pytest.warns(sparsesvm.ConvergenceWarning, match="one of several"):
+        found.weights.sum().backward()
+
+
+def test_no_weights_above_lambda1_max_are_identified(rng):
+    features, _ = inputs(rng)
+    for ratio in (1.01, 1.5):
+        lambda1 = float(ratio * sparsesvm.lambda1_max(features.detach(), LABELS, exact=True))
+        found = sparsesvm.solve(features, LABELS, lambda1=lambda1, lambda2=0.3)
+        assert found.status == sparsesvm.StatusCode.CONVERGED and not found.active.any()

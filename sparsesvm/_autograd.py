@@ -33,6 +33,7 @@ class Options(NamedTuple):
     tol: float
     max_iter: int
     on_failure: str
+    identify: bool
 
 
 class Solve(Function):
@@ -48,7 +49,7 @@ class Solve(Function):
     ) -> Any:
         arguments = (features, labels, sample_weight, lambda1, lambda2, init_dual)
         solve = _ops.solve if are_plain(*arguments) else _ops.solve_op
-        return solve(*arguments, *options)
+        return solve(*arguments, *options)  # type: ignore[arg-type]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -231,7 +232,8 @@ def apply(
     tensors = (features, labels, sample_weight, lambda1, lambda2, init_dual)
     recording = torch.is_grad_enabled() and any(t.requires_grad for t in tensors if t is not None)
     if not recording and are_plain(*tensors):
-        return _ops.solve(*tensors, *options)
+        return _ops.solve(*tensors, *options)  # type: ignore[arg-type]
+    options = options._replace(identify=recording or any(unpack_dual(t).tangent is not None for t in tensors if t is not None))
     function = Solve if torch.compiler.is_compiling() else SolveWithJvp
     fields: tuple[Tensor, ...] = function.apply(*tensors, options)  # type: ignore[no-untyped-call]
     return fields

@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 
 from sparsesvm import _checks, _core
-from sparsesvm.results import ConvergenceError, ConvergenceWarning, StatusCode
+from sparsesvm.results import ConvergenceError, ConvergenceWarning, StatusCode, unconverged
 
 _UNCONVERGED = "a {} did not converge: {}. Its status, gap and n_iter are in the solution returned."
 _INEXACT = "the gradient of a {} that did not converge is not exact; see its status and gap."
+_NOT_IDENTIFIED = (
+    "the gradient of a {} is one of several, or not exact: its status is NOT_IDENTIFIED. Where this is not a kink or samples "
+    "that are equal, a smaller tol helps."
+)
 _NON_FINITE = (
     "features must be finite; {} holds NaN or infinity in a sample of positive weight, or overflows with these penalties and "
     "weights. Give such samples sample_weight 0 or replace the values with torch.nan_to_num; rescale what overflows."
@@ -39,8 +43,11 @@ def solve(
     tol: float,
     max_iter: int,
     on_failure: str,
+    identify: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Check the values, solve, report failures. Returns the fields of `Solution`.
+
+    `identify`: go on until the active sets are known, as a derivative needs it; not on a CUDA device.
 
     On a CUDA device values are neither checked nor looked at, so that nothing waits for the device, but for a report of failures.
     """
@@ -68,6 +75,7 @@ def solve(
         dual_reg,
         tol,
         max_iter,
+        identify,
         0 if init_dual is None else init_dual.data_ptr(),
         weights.data_ptr(),
         dual.data_ptr(),
@@ -178,6 +186,7 @@ def _(
     tol: float,
     max_iter: int,
     on_failure: str,
+    identify: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _solve_outputs(features, n_way, group_size)
 
@@ -328,8 +337,10 @@ def check_report(features: Tensor, on_failure: str) -> None:
 
 def warn_of_inexact(status: Tensor, what: str = "task") -> None:
     """Not on a CUDA device, which one would wait for."""
-    if not status.is_cuda and status.numel() and int(status.max()) != StatusCode.CONVERGED:
-        warnings.warn(_INEXACT.format(what), ConvergenceWarning, stacklevel=3)
+    if status.is_cuda or status.numel() == 0 or int(status.max()) == StatusCode.CONVERGED:
+        return
+    text = _INEXACT if unconverged(status).any() else _NOT_IDENTIFIED
+    warnings.warn(text.format(what), ConvergenceWarning, stacklevel=3)
 
 
 def report(status: Tensor, gap: Tensor, n_iter: Tensor, on_failure: str, what: str = "task", remedy: str = _NON_FINITE) -> None:
@@ -339,9 +350,9 @@ def report(status: Tensor, gap: Tensor, n_iter: Tensor, on_failure: str, what: s
     non_finite = status == StatusCode.NON_FINITE
     if not status.is_cuda and non_finite.any():
         raise ValueError(remedy.format(_first(non_finite)))
-    if on_failure == "ignore":
+    failed = unconverged(status)
+    if on_failure == "ignore" or not failed.any():
         return
-    failed = status != StatusCode.CONVERGED
     sentence = StatusCode(int(status[failed][0])).sentence
     if on_failure == "raise":
         raise ConvergenceError(

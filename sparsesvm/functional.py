@@ -75,6 +75,11 @@ def solve(
     On the CPU tasks share torch's threads (`torch.set_num_threads`), whose number does not change the result. As for torch
     itself, a process forked after these were used must set one thread, as the workers of a DataLoader do.
 
+    Where an input records a gradient (or has a tangent), a solve on the CPU goes on beyond the certificate until the active
+    groups and dual entries are those of the solution, so that the gradient is exact at the default tol; the weights then differ
+    within tol from those of the same call without. Where they cannot be decided (a kink, copies of a sample) the status is
+    NOT_IDENTIFIED: the solution is within tol, and a backward warns (`ConvergenceWarning`) that its gradient is one of several.
+
     Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dual. The gradient differentiates the
     optimality conditions on the active groups and the free dual coordinates. Formulas: docs/method.md.
     """
@@ -92,6 +97,7 @@ def solve(
         tol=_checks.check_number("tol", tol),
         max_iter=_checks.check_integer("max_iter", max_iter, minimum=0),
         on_failure=on_failure,
+        identify=False,
     )
     if sample_weight is not None:
         _checks.check_sample_weight(sample_weight, features)

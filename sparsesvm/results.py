@@ -11,7 +11,7 @@ __all__ = ["ConvergenceError", "ConvergenceWarning", "RegularizationPath", "Solu
 
 
 class ConvergenceWarning(UserWarning):
-    """A task stopped before its duality gap reached the tolerance."""
+    """A task stopped before its duality gap reached the tolerance, or a gradient is not exact or not the only one."""
 
 
 class ConvergenceError(RuntimeError):
@@ -25,6 +25,7 @@ class StatusCode(IntEnum):
     MAX_ITER = 1
     STALLED = 2
     NON_FINITE = 3
+    NOT_IDENTIFIED = 4
 
     @property
     def sentence(self) -> str:
@@ -39,7 +40,16 @@ _SENTENCES = {
         "the features of present samples, or a regression's targets, hold NaN or infinity, or on a CUDA device labels, "
         "weights or penalties are out of range; the weights are NaN"
     ),
+    StatusCode.NOT_IDENTIFIED: (
+        "the duality gap is within the tolerance, but which groups or dual entries are active is not decided there, as at a kink "
+        "or where the dual is not unique: the gradient is one of several"
+    ),
 }
+
+
+def unconverged(status: Tensor) -> Tensor:
+    """Where the duality gap stayed above the tolerance."""
+    return (status != StatusCode.CONVERGED) & (status != StatusCode.NOT_IDENTIFIED)
 
 
 class Solution(NamedTuple):

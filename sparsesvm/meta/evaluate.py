@@ -22,7 +22,7 @@ from sparsesvm.meta.episodes import Draw
 from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.images import ImageSet, load_arrays
 from sparsesvm.meta.learner import MetaLearner
-from sparsesvm.results import StatusCode
+from sparsesvm.results import unconverged as above_tolerance
 
 Head = SparseSVMHead | RidgeHead | PrototypeHead
 
@@ -108,7 +108,7 @@ def score(method: Method, draws: Sequence[Draw], n_way: int) -> Score:
         solution = method.head.last_solution if isinstance(method.head, SparseSVMHead) else None
         if solution is not None:
             gap = max(gap or 0.0, float(solution.gap.max()) / s.shape[1])
-            unconverged += int((solution.status != StatusCode.CONVERGED).sum())
+            unconverged += int(above_tolerance(solution.status).sum())
     return Score(100 * torch.cat(accuracy).numpy(), 100 * torch.cat(used).numpy(), usage.numpy(), gap, unconverged)
 
 

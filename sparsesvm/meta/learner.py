@@ -21,7 +21,7 @@ from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
 from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.images import shrink
-from sparsesvm.results import StatusCode
+from sparsesvm.results import unconverged
 
 
 class MetaLearner(lightning.LightningModule):
@@ -173,7 +173,7 @@ class MetaLearner(lightning.LightningModule):
         return {
             "features_used": solution.active.float().mean(),
             "gap": solution.gap.max().float(),
-            "unconverged": (solution.status != StatusCode.CONVERGED).float().mean(),
+            "unconverged": unconverged(solution.status).float().mean(),
         }
 
     def _set_sparsity(self, share: float) -> None:

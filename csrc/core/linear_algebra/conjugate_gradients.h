@@ -12,13 +12,16 @@ struct ConjugateScratch {
   double* image;      // (size)
 };
 
-// Adds to `x` the solution of P H P x = residual from zero. `apply` sets image = H direction, `project` applies P in place. Started
-// from zero the iterates stay in the range of P H P: where it is singular, theirs is the solution of smallest norm. True when the
-// squared residual came down to `enough`.
+enum class ConjugateEnd { converged, given_up, flat };
+
+// Adds to `x` the solution of P H P x = residual. `apply` sets image = H direction, `project` applies P in place. Started from zero
+// the iterates stay in the range of P H P: where it is singular, theirs is the solution of smallest norm. Converged when the squared
+// residual came down to `enough`; flat where the direction has no more than a share `flat` of the largest curvature met, as one has
+// that rounding put into the residual.
 template <class Apply, class Project>
-bool conjugate_gradients(index size, double enough, index max_iterations, const Apply& apply, const Project& project, double* x,
-                         const ConjugateScratch& s) {
-  double squared = 0;
+ConjugateEnd conjugate_gradients(index size, double enough, double flat, index max_iterations, const Apply& apply,
+                                 const Project& project, double* x, const ConjugateScratch& s) {
+  double squared = 0, largest = 0;
   for (index e = 0; e < size; ++e) {
     s.direction[e] = s.residual[e];
     squared += s.residual[e] * s.residual[e];
@@ -26,9 +29,14 @@ bool conjugate_gradients(index size, double enough, index max_iterations, const 
   for (index iteration = 0; iteration < max_iterations && squared > enough; ++iteration) {
     apply();
     project(s.image);
-    double curvature = 0;
-    for (index e = 0; e < size; ++e) curvature += s.direction[e] * s.image[e];
-    if (!(curvature > 0)) return false;
+    double curvature = 0, length_squared = 0;
+    for (index e = 0; e < size; ++e) {
+      curvature += s.direction[e] * s.image[e];
+      length_squared += s.direction[e] * s.direction[e];
+    }
+    largest = curvature > largest * length_squared ? curvature / length_squared : largest;
+    if (curvature <= flat * largest * length_squared) return ConjugateEnd::flat;
+    if (!(curvature > 0)) return ConjugateEnd::given_up;
     const double length = squared / curvature, before = squared;
     squared = 0;
     for (index e = 0; e < size; ++e) {
@@ -40,7 +48,7 @@ bool conjugate_gradients(index size, double enough, index max_iterations, const 
     // Outside the subspace H is not seen, so that rounding in those directions would grow unchecked.
     project(s.direction);
   }
-  return squared <= enough;
+  return squared <= enough ? ConjugateEnd::converged : ConjugateEnd::given_up;
 }
 
 SPARSESVM_END

@@ -55,7 +55,7 @@ class ConjugateFace : FaceSteps<Hessian> {
     }
     project(residual);
     conjugate_gradients(
-        c_.count(), accuracy * product(residual, residual), max_iterations, [this] { apply(s_.conjugate, s_.image); },
+        c_.count(), accuracy * product(residual, residual), 0.0, max_iterations, [this] { apply(s_.conjugate, s_.image); },
         [this](double* d) { project(d); }, s_.step, {residual, s_.conjugate, s_.image});
   }
 

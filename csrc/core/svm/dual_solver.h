@@ -8,6 +8,7 @@
 #include "core/macros.h"
 #include "core/svm/block_descent.h"
 #include "core/svm/dual_state.h"
+#include "core/svm/identification.h"
 #include "core/svm/newton.h"
 #include "core/svm/output.h"
 #include "core/svm/proximal_solver.h"
@@ -42,7 +43,7 @@ class DualSolver {
       const index first_try = task_.k > 1 && arguments.max_iter > max_newton ? max_newton : arguments.max_iter;
       const Status status = iterate(target, first_try, iterations);
       if (status == Status::converged || status == Status::non_finite || iterations >= arguments.max_iter || task_.k == 1) {
-        write(arguments, number, status, iterations);
+        finish(arguments, number, status, iterations);
         return;
       }
     }
@@ -65,7 +66,7 @@ class DualSolver {
     for (index e = 0; e < task_.n * task_.k; ++e) state_.dual[e] = best_[e];
     warm_ = true;
     const index last = iterations + polishing < arguments.max_iter ? iterations + polishing : arguments.max_iter;
-    if (iterate(0.1 * gap, last, iterations) != Status::non_finite && best_gap_ < gap) write(arguments, number, status, iterations);
+    if (iterate(0.1 * gap, last, iterations) != Status::non_finite && best_gap_ < gap) finish(arguments, number, status, iterations);
   }
 
  private:
@@ -170,16 +171,47 @@ class DualSolver {
     }
   }
 
+  void finish(const SolveArguments<T>& arguments, index number, Status status, index iterations) {
+    if (arguments.identify && status == Status::converged) status = identify_sets(arguments.max_iter, iterations);
+    write(arguments, number, status, iterations);
+  }
+
+  // Goes on beyond the certificate until the active sets are known; the best dual stays.
+  Status identify_sets(index max_iter, index& iterations) {
+    constexpr index max_steps = 10, max_failures = 3;
+    constexpr double accuracy = sizeof(T) < sizeof(double) ? 1e-2 : 1e-4;
+    restore_best();
+    if (task_.lambda1 > 0) prefer_no_weights();
+    Identification found = identify(task_, state_, accuracy);
+    if (found.weights) return Status::converged;
+    state_.evaluate(task_, state_.dual);  // weights may have been dropped
+    state_.certify(task_);
+    index failures = 0;
+    for (index step = 0; step < max_steps && failures < max_failures && !found.weights && iterations < max_iter; ++step, ++iterations) {
+      advance(0.0, 1e-2);
+      state_.certify(task_);
+      best_is_current_ = state_.gap < best_gap_;
+      if (!best_is_current_) {
+        ++failures;
+        continue;
+      }
+      best_gap_ = state_.gap;
+      keep_best();
+      found = identify(task_, state_, accuracy);
+    }
+    return found.sets ? Status::converged : Status::not_identified;
+  }
+
   bool by_gram() const { return NewtonStep<Passes, T>::by_gram(task_); }
 
-  // One outer iteration; leaves the state evaluated.
-  void advance(double target) {
+  // One outer iteration; leaves the state evaluated. `share`: as for a Newton step.
+  void advance(double target, double share = 0.1) {
     NewtonStep<Passes, T> newton(task_, state_, newton_);
     const index candidates = by_gram() ? 0 : newton.count_candidates();
     if (sweeping_ && sweeps_pay(candidates)) {
       gap_before_sweeps_ = state_.gap;
       descend(max_sweeps);
-    } else if (sweeping_ = false; newton.step(target, operator_pays(candidates))) {
+    } else if (sweeping_ = false; newton.step(target, operator_pays(candidates), share)) {
       const double before = state_.gap;
       state_.certify(task_);
       // Close to the solution Newton steps need no help.
@@ -281,6 +313,14 @@ class DualSolver {
     for (index e = 0; e < task_.n * task_.k; ++e) best_[e] = state_.dual[e];
   }
 
+  void restore_best() {
+    if (best_is_current_) return;
+    for (index e = 0; e < task_.n * task_.k; ++e) state_.dual[e] = best_[e];
+    state_.evaluate(task_, state_.dual);
+    state_.certify(task_);
+    best_is_current_ = true;
+  }
+
   // From lambda1_max on no weights are better than none; an iterate that is almost there should say so.
   void prefer_no_weights() {
     double without = 0;
@@ -337,11 +377,7 @@ class DualSolver {
   void write(const SolveArguments<T>& arguments, index number, Status status, index iterations) {
     const Batch<T>& batch = arguments.batch;
     const index k = task_.k, m = task_.m;
-    if (!best_is_current_) {
-      for (index e = 0; e < task_.n * k; ++e) state_.dual[e] = best_[e];
-      state_.evaluate(task_, state_.dual);
-      state_.certify(task_);
-    }
+    restore_best();
     const bool finite = status != Status::non_finite;
     if (finite && task_.lambda1 > 0) {
       prefer_no_weights();

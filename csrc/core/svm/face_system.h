@@ -1,16 +1,18 @@
 // The face system of the derivatives: for a right-hand side R, the matrix Q (n, k) on the face with F D (Q'F)' / lambda2 + smoothing
 // equal to R there. "There": at the free dual entries, up to a constant per sample (docs/method.md, 6).
 //
-// Small systems are factored in the coordinates Z in which each sample's largest entry is eliminated, H = Z' (F D F' / lambda2 +
-// smoothing) Z; where products are much cheaper, conjugate gradients solve them without a matrix. Where the system is singular
-// (duplicate samples, samples that are zero on every active group) the solution of smallest norm is taken.
+// Small systems are factored in coordinates Z of the face, H = Z' (F D F' / lambda2 + smoothing) Z; where products are much cheaper,
+// conjugate gradients solve them without a matrix. Z = E M^(-1/2): E eliminates each sample's largest entry, and M = E'E makes Z
+// orthonormal. Where the system is singular
+// (duplicate samples, samples that are zero on every active group, centred features) the solution of smallest ||Q|| is taken. What
+// rounding of the features leaves of a direction without curvature counts as none.
 #pragma once
 
 #include <cmath>
 
 #include "core/linear_algebra/arena.h"
-#include "core/linear_algebra/cholesky.h"
 #include "core/linear_algebra/conjugate_gradients.h"
+#include "core/linear_algebra/smallest_solution.h"
 #include "core/macros.h"
 #include "core/svm/active_panel.h"
 #include "core/svm/task.h"
@@ -23,15 +25,15 @@ constexpr index max_face_size = 2048;
 template <class Passes, typename T>
 class FaceSystem {
  public:
-  FaceSystem(const Batch<T>& batch, index panel_stride, Arena& arena) {
-    const index n = batch.n_samples, k = batch.n_way, face = n * (k > 1 ? k - 1 : 1);
+  FaceSystem(const Batch<T>& batch, index panel_stride, Arena& arena)
+      : dense_size_(largest_dense(batch)), dense_system_(dense_size_, arena) {
+    const index n = batch.n_samples, k = batch.n_way, face = largest_face(batch);
     base_ = arena.take<index>(n);
+    shift_ = arena.take<double>(n);
     sample_ = arena.take<index>(face);
     label_ = arena.take<index>(face);
     alpha_ = arena.take<double>(face);
-    work_ = arena.take<double>(3 * face);
-    dense_size_ = face < max_face_size ? face : max_face_size;
-    system_ = arena.take<double>(dense_size_ * dense_size_);
+    reduced_ = arena.take<double>(face);
     gram_ = arena.take<double>(n * n);
     strip_ = arena.take<double>(dense_size_ * (panel_stride / batch.group_size));
     root_ = arena.take<double>(panel_stride);
@@ -39,6 +41,7 @@ class FaceSystem {
     residual_ = arena.take<double>(n * k);
     direction_ = arena.take<double>(n * k);
     image_ = arena.take<double>(n * k);
+    flat_ = arena.take<double>(n * k);
     x_ = arena.take<double>(k * (batch.n_features > n ? batch.n_features : n));
     row_of_ = arena.take<const double*>(n);
     packed_ = arena.take<T>(n * batch.n_features);
@@ -56,15 +59,35 @@ class FaceSystem {
       index base = 0;
       for (index l = 1; l < k; ++l) base = row[l] > row[base] ? l : base;
       base_[i] = base;
+      const index before = size_;
       for (index l = 0; l < k; ++l) {
         on_[i * k + l] = row[l] > 0;
         if (l == base || !(row[l] > 0)) continue;
         sample_[size_] = i;
         label_[size_++] = l;
       }
+      const double s = static_cast<double>(size_ - before);
+      shift_[i] = s > 0 ? (1 - 1 / std::sqrt(1 + s)) / s : 0.0;
     }
     choose_method();
     clear();
+  }
+
+  // Once all panels are added: factors what is small enough, and finds the directions without curvature.
+  void factor() {
+    if (size_ == 0 || !dense_) return;
+    complete();
+    dense_system_.factor(size_, flat_curvature());
+  }
+
+  // Takes the part along directions without curvature from a matrix (n, k): there the dual is not unique.
+  void remove_flat(double* matrix) {
+    if (size_ == 0 || !dense_) return;
+    reduce(matrix, reduced_);
+    for (index f = 0; f < size_; ++f) alpha_[f] = reduced_[f];
+    dense_system_.project(alpha_);
+    for (index f = 0; f < size_; ++f) alpha_[f] -= reduced_[f];
+    add_expanded(alpha_, matrix);
   }
 
   // Adds the panel's part: (1 - t) F F' shared by the classes, and t b b' per group with b_(i, l) = <f_i, u_l - u_base>. Overwrites
@@ -90,7 +113,7 @@ class FaceSystem {
           }
         }
       }
-      Passes::add_rank_update(strip_, size_, stride, groups, 1.0, system_, size_);
+      Passes::add_rank_update(strip_, size_, stride, groups, 1.0, dense_system_.matrix, size_);
       for (index p = 0; p < groups; ++p) {
         for (index j = p * g; j < (p + 1) * g; ++j) root_[j] = std::sqrt(panel.keep[p]);
       }
@@ -101,7 +124,7 @@ class FaceSystem {
     Passes::add_rank_update(panel.f, n, panel.stride, width, 1.0, gram_, n);
   }
 
-  // q (n, k), for the right-hand side (n, k). The panel is used where no matrix has been added up.
+  // q (n, k), for the right-hand side (n, k), after `factor`. The panel is used where no matrix has been added up.
   void solve(ActivePanel<T>& panel, const double* right, double* q) {
     for (index e = 0; e < task_->n * task_->k; ++e) q[e] = 0;
     if (size_ == 0) return;
@@ -115,11 +138,27 @@ class FaceSystem {
         p = panel.load(p);
         add(panel);
       }
+      factor();
     }
-    solve_dense(right, q);
+    reduce(right, reduced_);
+    dense_system_.solve(reduced_, alpha_);
+    add_expanded(alpha_, q);
   }
 
  private:
+  static index largest_face(const Batch<T>& batch) { return batch.n_samples * (batch.n_way > 1 ? batch.n_way - 1 : 1); }
+  static index largest_dense(const Batch<T>& batch) {
+    const index face = largest_face(batch);
+    return face < max_face_size ? face : max_face_size;
+  }
+
+  // Curvature, as a share of the diagonal, that rounding can make: of the features in their own type, alike in all samples at worst,
+  // and of the sums in double precision. The square of four such errors.
+  double flat_curvature() const {
+    constexpr double rounding = sizeof(T) < sizeof(double) ? 0x1p-24 : 0x1p-53;
+    return 16 * (static_cast<double>(task_->n) * rounding * rounding + static_cast<double>(size_) * 0x1p-53);
+  }
+
   // A factor costs size^3 / 3 and the matrix size^2 per group; conjugate gradients need two products with the active columns per
   // iteration, or one with the Gram matrix, and seldom more than `usual` iterations. Measured, their operations take 2 to 4 times as
   // long.
@@ -139,7 +178,7 @@ class FaceSystem {
   void clear() {
     if (!is_summed()) return;
     if (dense_) {
-      for (index e = 0; e < size_ * size_; ++e) system_[e] = 0;
+      for (index e = 0; e < size_ * size_; ++e) dense_system_.matrix[e] = 0;
     }
     for (index e = 0; e < task_->n * task_->n; ++e) gram_[e] = 0;
   }
@@ -148,76 +187,55 @@ class FaceSystem {
   void reduce(const double* matrix, double* out) const {
     const index k = task_->k;
     for (index f = 0; f < size_; ++f) out[f] = matrix[sample_[f] * k + label_[f]] - matrix[sample_[f] * k + base_[sample_[f]]];
+    make_orthonormal(out);
   }
 
-  // A small multiple of Z'Z makes the factor safe; the refinement steps are proximal-point iterations from zero, which remove that
-  // bias and converge to the solution of smallest ||Q||.
-  void solve_dense(const double* right, double* q) {
-    const index r = size_, k = task_->k;
-    double* rhs = work_;
-    reduce(right, rhs);
-    double* diagonal = work_ + r;
-    double* residual = work_ + 2 * r;
-    complete(diagonal);
-    factor(diagonal);
-    for (index a = 0; a < r; ++a) {
-      alpha_[a] = 0;
-      residual[a] = rhs[a];
-    }
-    for (int step = 0; step < 3; ++step) {
-      solve_cholesky<Passes>(system_, r, r, residual);
-      for (index a = 0; a < r; ++a) alpha_[a] += residual[a];
-      if (step == 2) break;
-      for (index a = 0; a < r; ++a) residual[a] = rhs[a] - diagonal[a] * alpha_[a];
-      for (index a = 0; a < r; ++a) {
-        double total = 0;
-        for (index b = a + 1; b < r; ++b) {
-          total += system_[a * r + b] * alpha_[b];
-          residual[b] -= system_[a * r + b] * alpha_[a];
-        }
-        residual[a] -= total;
-      }
-    }
-    for (index a = 0; a < r; ++a) {
-      q[sample_[a] * k + label_[a]] += alpha_[a];
-      q[sample_[a] * k + base_[sample_[a]]] -= alpha_[a];
+  // matrix += Z x; overwrites x.
+  void add_expanded(double* x, double* matrix) const {
+    const index k = task_->k;
+    make_orthonormal(x);
+    for (index f = 0; f < size_; ++f) {
+      matrix[sample_[f] * k + label_[f]] += x[f];
+      matrix[sample_[f] * k + base_[sample_[f]]] -= x[f];
     }
   }
 
-  // Adds what the classes share and the smoothing; the upper triangle and `diagonal` then hold H.
-  void complete(double* diagonal) {
+  // x = M^(-1/2) x. The entries of a sample follow each other; among them M is one plus the identity.
+  void make_orthonormal(double* x) const {
+    for (index first = 0, end = 0; first < size_; first = end) {
+      double total = 0;
+      for (end = first; end < size_ && sample_[end] == sample_[first]; ++end) total += x[end];
+      total *= shift_[sample_[first]];
+      for (index f = first; f < end; ++f) x[f] -= total;
+    }
+  }
+
+  // Adds what the classes share and the smoothing, and goes over to orthonormal coordinates: the matrix then holds H.
+  void complete() {
     const index r = size_, n = task_->n;
     const double inverse = 1 / task_->lambda2;
+    double* system = dense_system_.matrix;
     for (index a = 0; a < r; ++a) {
       const index i = sample_[a], la = label_[a], ba = base_[i];
       for (index b = 0; b <= a; ++b) {
         const index i2 = sample_[b], lb = label_[b], bb = base_[i2];
         const double kernel = gram_[i >= i2 ? i * n + i2 : i2 * n + i];
-        double value = system_[a * r + b] + kernel * ((la == lb) - (la == bb) - (ba == lb) + (ba == bb));
+        double value = system[a * r + b] + kernel * ((la == lb) - (la == bb) - (ba == lb) + (ba == bb));
         value *= inverse;
         if (i == i2) value += task_->smoothing / task_->weight[i] * ((la == lb) + 1);
-        system_[b * r + a] = value;
-        if (a == b) diagonal[a] = value;
+        system[a * r + b] = system[b * r + a] = value;
       }
     }
-  }
-
-  // The factor goes to the lower triangle; its diagonal replaces H's. The ridge makes a singular system solvable, and grows in the
-  // rare case that rounding exceeds it.
-  void factor(const double* diagonal) {
-    const index r = size_;
-    double mean = 0;
-    for (index a = 0; a < r; ++a) mean += diagonal[a];
-    mean /= static_cast<double>(r);
-    double ridge = mean > 0 ? 1e-10 * mean : 1.0;
-    for (int attempt = 0; attempt < 5; ++attempt, ridge *= 100) {
-      for (index a = 0; a < r; ++a) {
-        for (index b = 0; b <= a; ++b) {
-          const double shift = sample_[a] == sample_[b] ? ridge * ((a == b) + 1) : 0.0;
-          system_[a * r + b] = (a == b ? diagonal[a] : system_[b * r + a]) + shift;
-        }
+    for (index a = 0; a < r; ++a) make_orthonormal(system + a * r);
+    for (index first = 0, end = 0; first < r; first = end) {  // the same to the columns
+      for (index b = 0; b < r; ++b) reduced_[b] = 0;
+      for (end = first; end < r && sample_[end] == sample_[first]; ++end) {
+        for (index b = 0; b < r; ++b) reduced_[b] += system[end * r + b];
       }
-      if (factor_cholesky<Passes>(system_, r, r, 0.0) == r) break;
+      const double shift = shift_[sample_[first]];
+      for (index a = first; a < end; ++a) {
+        for (index b = 0; b < r; ++b) system[a * r + b] -= shift * reduced_[b];
+      }
     }
   }
 
@@ -233,8 +251,31 @@ class FaceSystem {
     if (task_->lambda1 > 0) pack(panel);
     for (index e = 0; e < size; ++e) squared += residual_[e] * residual_[e];
     const double enough = 1e-25 * squared > rounding ? 1e-25 * squared : rounding;
-    return conjugate_gradients(
-        size, enough, max_iterations_, [&] { apply(panel); }, [this](double* x) { project(x); }, q, {residual_, direction_, image_});
+    constexpr int max_flat = 8;  // one, and what rounding leaves of it
+    for (int n_flat = 0; n_flat < max_flat; ++n_flat) {
+      const ConjugateEnd end = conjugate_gradients(
+          size, enough, flat_curvature(), max_iterations_, [&] { apply(panel); }, [this](double* x) { project(x); }, q,
+          {residual_, direction_, image_});
+      if (end != ConjugateEnd::flat) return end == ConjugateEnd::converged;
+      for (index e = 0; e < size; ++e) flat_[e] = direction_[e];
+      remove_along(flat_, q);
+      for (index e = 0; e < size; ++e) direction_[e] = q[e];
+      apply(panel);
+      for (index e = 0; e < size; ++e) residual_[e] = right[e] - image_[e];
+      project(residual_);
+      remove_along(flat_, residual_);
+    }
+    return false;
+  }
+
+  // x less its part along a direction, both (n, k).
+  void remove_along(const double* direction, double* x) const {
+    double along = 0, squared = 0;
+    for (index e = 0; e < task_->n * task_->k; ++e) {
+      along += direction[e] * x[e];
+      squared += direction[e] * direction[e];
+    }
+    for (index e = 0; e < task_->n * task_->k; ++e) x[e] -= along / squared * direction[e];
   }
 
   // image = the system times direction.
@@ -295,12 +336,15 @@ class FaceSystem {
   }
 
   const Task<T>* task_ = nullptr;
-  index size_ = 0, dense_size_ = 0, max_iterations_ = 0, n_columns_ = 0;
+  index size_ = 0, max_iterations_ = 0, n_columns_ = 0;
+  index dense_size_;  // the largest that is factored
+  SmallestSolution<Passes> dense_system_;
   bool dense_ = true;       // factored, rather than solved by conjugate gradients
   index *base_;             // (n) eliminated class of each sample
+  double* shift_;           // (n) M^(-1/2) is the identity less this on the entries of a sample
   index *sample_, *label_;  // (size) the free coordinates
   char* on_;                // (n, k) entries of the face
-  double *alpha_, *work_, *system_, *gram_, *strip_, *root_, *residual_, *direction_, *image_, *x_;
+  double *alpha_, *reduced_, *gram_, *strip_, *root_, *residual_, *direction_, *image_, *flat_, *x_;
   const double** row_of_;
   T* packed_;              // (n, active columns)
   const T** packed_row_;

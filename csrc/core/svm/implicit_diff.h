@@ -49,6 +49,8 @@ class ImplicitDiff {
       add_products(panel_.f, y_, right_);    // R = F P'
       system_.add(panel_);
     }
+    system_.factor();
+    system_.remove_flat(residual_dual_);
     system_.solve(panel_, right_, q_);
 
     double by_lambda1 = 0, by_lambda2 = 0;
@@ -87,6 +89,12 @@ class ImplicitDiff {
 
     for (index p = 0; p < panel_.n_active;) {
       p = panel_.load(p);
+      system_.add(panel_);
+    }
+    system_.factor();
+    system_.remove_flat(residual_dual_);
+    for (index p = 0; p < panel_.n_active;) {
+      p = panel_.load(p);
       for (index i = 0; i < n; ++i) panel_.gather(df + task_.sample[i] * m, df_ + i * stride);
       // Explicit change of V at fixed dual: (diag(c) Y - A)' dF + (dc (Y - Lambda))' F.
       for (index e = 0; e < k * stride; ++e) x_[e] = 0;
@@ -107,7 +115,6 @@ class ImplicitDiff {
       }
       add_products(panel_.f, y_, right_);
       add_products(df_, panel_.w, right_);
-      system_.add(panel_);
     }
     for (index i = 0; i < n; ++i) {
       for (index l = 0; l < k; ++l) {

@@ -67,12 +67,13 @@ class NewtonStep {
 
   // Moves state.dual and evaluates it there; expects state evaluated and certified, which by the Gram matrix it need not be. False when
   // the model gives no descent worth the name, and nothing has moved. `by_operator`: without the dense model, unless that fails.
-  bool step(double target_gap, bool by_operator = false) {
+  // `share`: of the gap, to which the model is solved at most.
+  bool step(double target_gap, bool by_operator = false, double share = 0.1) {
     if (by_gram(task_)) return gram_step(target_gap);
     if (by_operator && operator_step()) return true;
     if (!choose_candidates()) return !by_operator && operator_step();
     fill_model();
-    const double model_target = 0.1 * state_.gap > target_gap ? 0.1 * state_.gap : 0.1 * target_gap;
+    const double model_target = share * state_.gap > target_gap ? share * state_.gap : share * target_gap;
     const Candidates candidates{task_.n, s_.start, s_.label};
     KinkedModel<Passes, T> kinked(task_, state_, candidates, s_.kinked);
     kinked.build();

@@ -25,6 +25,7 @@ struct SolveArguments {
   Batch<T> batch;
   double tol;              // converged when gap <= tol * sum of sample weights
   index max_iter;          // outer iterations
+  bool identify;           // go on until the active sets are known, as a derivative needs it
   const double* init_dual; // (n_tasks, n_samples, n_way) or null
   T* weights;              // out (n_tasks, n_way, n_features)
   T* dual;                 // out (n_tasks, n_samples, n_way), rows are probability vectors

@@ -1,0 +1,65 @@
+// Whether the active groups and the free entries of the dual are those of the solution, which a derivative needs: the error left in the
+// weights and in the dual is estimated from the ties, and has to be small beside the nearest change of either set.
+//
+// At the solution the entries of a sample in use tie in the gradient g. What is left of their differences, `tie`, is an error of the
+// scores; over the length of a feature row it is one of the weights, and over the curvature of a sample one of its dual
+// (docs/method.md, 6).
+#pragma once
+
+#include <cmath>
+
+#include "core/macros.h"
+#include "core/svm/dual_state.h"
+#include "core/svm/task.h"
+
+SPARSESVM_BEGIN
+
+struct Identification {
+  bool sets;     // no change of a set is near
+  bool weights;  // and every active group is known well
+};
+
+// `accuracy` is the relative error allowed to the weights of each active group. Expects the state evaluated and certified.
+template <class Passes, typename T>
+Identification identify(const Task<T>& task, const DualState<Passes, T>& state, double accuracy) {
+  constexpr double margin = 10;  // what the nearest change has to be above the error
+  const index k = task.k;
+  double tie = 0, score = 0, nearest_use = 1e300;
+  for (index i = 0; i < task.n; ++i) {
+    const double *g = state.gradient + i * k, *a = state.dual + i * k, *s = state.scores + i * k;
+    double low = g[0];
+    for (index l = 1; l < k; ++l) low = g[l] < low ? g[l] : low;
+    for (index l = 0; l < k; ++l) {
+      score += s[l] * s[l];
+      double& bound = a[l] > 0 ? tie : nearest_use;
+      bound = (a[l] > 0) == (g[l] - low > bound) ? g[l] - low : bound;
+    }
+  }
+  double squared = 0, smallest = 1e300, nearest_group = 1e300;
+  for (index b = 0; b < task.n_groups && task.lambda1 > 0; ++b) {
+    const double excess = (state.norm[b] - task.lambda1) / task.lambda2;
+    double& bound = excess > 0 ? smallest : nearest_group;
+    bound = std::fabs(excess) < bound ? std::fabs(excess) : bound;
+    squared += excess > 0 ? excess * excess : 0.0;
+  }
+  for (index b = 0; b < task.n_groups && task.lambda1 == 0; ++b) squared += state.norm[b] * state.norm[b] / (task.lambda2 * task.lambda2);
+  if (!(squared > 0)) {
+    const bool exact = state.gap <= 1e-10 * task.total_weight;  // nothing depends on the dual
+    return {exact, exact};
+  }
+  if (task.lambda1 == 0) smallest = std::sqrt(squared);
+  // A row's length as the weights see it, which is less than it is.
+  const double row = std::sqrt(score / (squared * static_cast<double>(task.n)));
+  const double error = tie / row;
+  bool sets = nearest_use > margin * tie && smallest > margin * error && nearest_group > margin * error;
+  for (index i = 0; i < task.n && sets; ++i) {
+    const double moved = tie / (task.weight[i] * row * row / task.lambda2 + task.smoothing);
+    for (index l = 0; l < k; ++l) {
+      const double a = state.dual[i * k + l] / task.weight[i];
+      sets = sets && !(a > 0 && a <= margin * moved);
+    }
+  }
+  return {sets, sets && error <= accuracy * smallest};
+}
+
+SPARSESVM_END
