@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, TensorDataset
+from PIL import Image
+from torch.utils.data import DataLoader
 
 from sparsesvm.meta import (
     Augment,
@@ -159,11 +160,31 @@ def test_workers_do_not_change_the_episodes():
 
 
 def test_any_data_set_of_image_and_label_will_do():
-    data = TensorDataset(images().float(), torch.from_numpy(LABELS))
-    episode = EpisodeDataset(data, sampler())[0]
+    grey = images()
     draw = sampler().draw(0)
-    torch.testing.assert_close(episode.query_images, images().float()[draw.query])
+    pictures_of_pillow = [Image.fromarray(picture[0].numpy()) for picture in grey]
+    for pictures, expected in (
+        (grey.float() / 255, grey / 255),
+        (grey.double() / 255 - 0.5, grey / 255 - 0.5),  # standardised
+        (grey, grey / 255),
+        (grey.numpy()[:, 0, ::-1], grey.flip(2) / 255),
+        (pictures_of_pillow, grey / 255),
+        ([picture.convert("P") for picture in pictures_of_pillow], grey.expand(-1, 3, -1, -1) / 255),  # palettes have colours
+        (grey > 99, (grey > 99).float()),
+    ):
+        episode = EpisodeDataset(list(zip(pictures, LABELS, strict=True)), sampler())[0]
+        torch.testing.assert_close(episode.query_images, expected[draw.query])
     assert episode.n_way == 3
+    for pictures, message in (
+        (grey.float(), r"must be from 0 to 1, or standardised; got values from .* to 2\d\d\. Divide them by 255"),
+        (grey.long(), r"images must be uint8, bool or floating-point, .* got torch.int64 .*astype"),
+        (grey.numpy().astype(np.uint16), r"images must be uint8, bool or floating-point, .* got torch.uint16"),
+        ([p.resize((5 + i % 2, 5)) for i, p in enumerate(pictures_of_pillow)], r"images must be of one size.*\(5, 5\), \(5, 6\)"),
+        ([p.convert("F") for p in pictures_of_pillow], "pixels are floating-point, signed or of 32 bits"),
+        (["a.png"] * len(LABELS), "numbers are needed; got an array of <U5"),
+    ):
+        with pytest.raises(DataError, match=message):
+            EpisodeDataset(list(zip(pictures, LABELS, strict=True)), sampler())[0]
 
 
 def test_a_batch_holds_tasks_of_any_sizes_and_weighs_padding_zero():

@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sparsesvm.meta.errors import DataError
 
 SPLITS = ("train", "val", "test")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+_REMEDY = "Scale them to 0 to 255 and convert with .astype(numpy.uint8)."
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # no other decoder sees a file, whatever its name says
 
 
 class Files(NamedTuple):
@@ -111,21 +113,92 @@ def load_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str,
 
 
 def read_image(path: Path, size: int | None, channels: int) -> Tensor:
-    """One file as uint8 (channels, height, width); with `size` its shorter side is resized to it and the middle cropped."""
+    """One file as uint8 (channels, height, width), upright; with `size` its middle square, resized to that side."""
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        with Image.open(path, formats=_FORMATS) as opened:
+            # A photograph of several lenses (MPO) begins with the picture that is shown.
+            if getattr(opened, "is_animated", False) and opened.format != "MPO":
+                raise DataError("it holds several frames or pages. Save the one that is meant as a file of its own")
+            if opened.format == "PNG" and "transparency" in opened.info and opened.tile[0][3] in ("L;2", "L;4", "RGB;16B"):
+                # Pillow compares its number with pixels that it has rescaled.
+                raise DataError("one of its colours means transparent, at a depth that is misread. Save it with an alpha channel")
+            ImageOps.exif_transpose(opened, in_place=True)
+            image = to_eight_bits(opened)
+    except Exception as error:  # whatever a damaged or hostile file makes Pillow raise
         raise DataError(f"{path} cannot be read as an image: {error}") from error
-    if size is not None and image.size != (size, size):
-        factor = size / min(image.size)
-        image = image.resize(
-            (max(size, round(image.width * factor)), max(size, round(image.height * factor))), Image.Resampling.BILINEAR
-        )
-        left, top = (image.width - size) // 2, (image.height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
+    image = image.convert("L" if channels == 1 else "RGB")
+    if size is not None:
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))
     return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """The picture in mode "L" or "RGB" as a viewer shows it, on white where it is transparent. Colour profiles are left aside."""
+    tags: Any = getattr(image, "tag_v2", {})  # of a TIFF file
+    if image.mode == "F" or tags.get(339, (1,))[0] != 1 or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise DataError(
+            "its pixels are floating-point, signed or of 32 bits, and nothing says which value is white. "
+            "Save it with 8 or 16 bits for each colour"
+        )
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+        levels = np.asarray(image).astype(np.int64)
+        white = 2 ** tags.get(258, (16,))[0] - 1
+        grey = np.round(levels * (255 / white))
+        grey[levels == image.info.get("transparency", -1)] = 255
+        # Pillow turns light and dark where a TIFF file says that white is zero, but not for 16 bits.
+        image = Image.fromarray((255 - grey if tags.get(262) == 0 else grey).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image  # which Pillow converts to nothing else
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def to_images(images: ArrayLike | Tensor | Sequence[Any], *, standardised: bool = False) -> Tensor:
+    """Images of any origin as float32 (n, channels, height, width) from 0 to 1.
+
+    Args:
+        images: pictures of Pillow, or arrays or tensors: uint8, bool, or floating-point from 0 to 1; (n, height, width),
+            (n, channels, height, width) or, with 1 or 3 channels, (n, height, width, channels).
+        standardised: floating-point images may be standardised ones, which are kept as they are.
+
+    Raises:
+        DataError: naming what was required and what came.
+    """
+    if isinstance(images, list | tuple):
+        parts = [to_tensor(np.asarray(to_eight_bits(i)) if isinstance(i, Image.Image) else i) for i in images]
+        shapes = {tuple(part.shape) for part in parts}
+        if len(shapes) > 1:
+            raise DataError(f"images must be of one size, and all grey or all coloured; got {sorted(shapes)}. Convert them.")
+        images = torch.stack(parts) if parts else torch.zeros(0, 1, 1, 1)
+    pixels = to_tensor(images)
+    readable = pixels.is_floating_point() or pixels.dtype in (torch.uint8, torch.bool)
+    if not readable or pixels.dim() not in (3, 4) or len(pixels) == 0:
+        raise DataError(
+            "images must be uint8, bool or floating-point, (n, height, width) or (n, channels, height, width), n > 0; "
+            f"got {pixels.dtype} {tuple(pixels.shape)}." + ("" if readable else f" {_REMEDY}")
+        )
+    pixels = _channels_first(pixels)
+    if not pixels.is_floating_point():
+        return pixels.float() / (255 if pixels.dtype == torch.uint8 else 1)
+    low, high = (float(value) for value in pixels.aminmax())
+    least, most = (-10, 10) if standardised else (0, 1)  # standardised images reach a few units
+    if not (least - 1e-3 <= low and high <= most + 1e-3):
+        what = "from 0 to 1, or standardised" if standardised else "from 0 to 1"
+        raise DataError(f"floating-point images must be {what}; got values from {low:g} to {high:g}. Divide them by 255.")
+    return pixels.float()
+
+
+def to_tensor(values: ArrayLike | Tensor) -> Tensor:
+    """Numbers as a tensor, also from arrays that torch refuses: mirrored ones, read-only ones, ones of another byte order."""
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    try:
+        return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+    except TypeError as error:
+        raise DataError(f"numbers are needed; got an array of {array.dtype}") from error
 
 
 def shrink(images: Tensor, height: int, width: int) -> Tensor:
@@ -172,9 +245,18 @@ def find_folders(folder: Path) -> dict[str, list[Path]]:
 
 
 def to_channels_first(images: NDArray[Any], where: str) -> Tensor:
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise DataError(f"{where}: images must be uint8 with 3 or 4 dimensions; got {images.dtype} {images.shape}")
-    pixels = torch.from_numpy(images)
+    """Stored images as uint8 (n, 1 or 3 channels, height, width)."""
+    if images.dtype not in (np.uint8, np.bool_) or images.ndim not in (3, 4):
+        raise DataError(f"{where}: images must be uint8 with 3 or 4 dimensions; got {images.dtype} {images.shape}. {_REMEDY}")
+    pixels = _channels_first(to_tensor(images))
+    if pixels.shape[1] not in (1, 3):
+        raise DataError(f"{where}: images must have 1 or 3 channels; got shape {images.shape}")
+    return pixels.contiguous() if pixels.dtype == torch.uint8 else 255 * pixels.to(torch.uint8)
+
+
+def _channels_first(pixels: Tensor) -> Tensor:
+    """(n, channels, height, width) of three or four dimensions, in whose last one 1 or 3 channels may stand."""
     if pixels.dim() == 3:
         return pixels.unsqueeze(1)
-    return pixels if pixels.shape[1] in (1, 3) else pixels.permute(0, 3, 1, 2).contiguous()
+    last = pixels.shape[1] not in (1, 3) and pixels.shape[-1] in (1, 3)
+    return pixels.permute(0, 3, 1, 2) if last else pixels

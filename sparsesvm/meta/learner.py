@@ -19,7 +19,7 @@ from sparsesvm import FittedHead, SparseSVMHead, _checks
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
 from sparsesvm.meta.errors import DataError
-from sparsesvm.meta.images import shrink
+from sparsesvm.meta.images import shrink, to_images
 from sparsesvm.results import StatusCode
 
 
@@ -232,8 +232,9 @@ class MetaLearner(lightning.LightningModule):
         """Features (n, n_features) of images given as arrays, in evaluation mode.
 
         Args:
-            images: (n, height, width) or (n, channels, height, width); uint8 or bool, or floating-point from 0 to 1. Resized to
-                the size of the training images by averaging over areas; as in training, e.g. ink 1 on 0.
+            images: (n, height, width), (n, channels, height, width) or (n, height, width, channels), uint8, bool, or
+                floating-point from 0 to 1; or a list of pictures of Pillow. Resized to the size of the training images by
+                averaging over areas; as in training, e.g. ink 1 on 0.
             copies: the mean over the image and so many randomly changed copies is returned.
             augment: how they are changed; by default moved by up to 3.5 %, turned by 5 degrees, stretched by 6 %, sheared by 0.1.
             seed: of the changes.
@@ -256,15 +257,7 @@ class MetaLearner(lightning.LightningModule):
             self.train(training)
 
     def _prepare(self, images: ArrayLike | Tensor) -> Tensor:
-        pixels = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images)
-        if pixels.dtype in (torch.uint8, torch.bool):
-            pixels = pixels.float() / (255 if pixels.dtype == torch.uint8 else 1)
-        if not pixels.is_floating_point() or pixels.dim() not in (3, 4) or len(pixels) == 0:
-            raise ValueError(
-                "images must be uint8, bool or floating-point, (n, height, width) or (n, channels, height, width), n > 0; "
-                f"got {pixels.dtype} {tuple(pixels.shape)}"
-            )
-        pixels = pixels.float().unsqueeze(1) if pixels.dim() == 3 else pixels.float()
+        pixels = to_images(images)
         if self._image_shape is not None:
             channels, height, width = self._image_shape
             if pixels.shape[1] != channels:
