@@ -22,6 +22,7 @@ from sparsesvm.meta import (
     EpisodeNumbers,
     EpisodeSampler,
     ImageSet,
+    Setting,
     collate,
     rotate_classes,
 )
@@ -100,6 +101,12 @@ def test_episodes_within_a_group_stay_there():
 def test_impossible_episodes_are_refused_with_both_numbers(changes, message):
     with pytest.raises(DataError, match=message):
         sampler(**changes)
+
+
+def test_the_class_with_too_few_images_is_named_as_its_user_names_it():
+    images = ImageSet(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), [0, 0, 0, 1], ["red fox", "cedar"])
+    with pytest.raises(DataError, match=r"= 2 samples of a class are needed; class cedar has 1\. Lower them or drop the class"):
+        Setting(2, 1, 1).sampler(images, 0)
 
 
 @pytest.mark.parametrize(

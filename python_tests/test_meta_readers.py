@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import struct
+import unicodedata
 import zipfile
 import zlib
 
@@ -253,6 +254,59 @@ def test_split_tables_and_lists_of_classes_are_read(tmp_path):
         reader.read("test")
 
 
+def test_hidden_and_system_files_are_neither_images_nor_classes(folders):
+    for name in (".DS_Store", "train/._a", "train/a/._0.png", "train/a/Thumbs.db", "train/a/notes.txt", "train/README"):
+        (folders / name).write_bytes(b"\x00\x05\x16\x07")
+    for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir", "a/.cache", "a/folder.png"):
+        draw(folders / "train" / name / "0.png", 0)
+    images = ClassFolders(str(folders), size=4).read("train")
+    assert images.class_names == ["a", "b"]
+    assert images.load(np.arange(6))[:, 0, 0, 0].tolist() == pytest.approx([v / 255 for v in (0, 1, 2, 40, 41, 42)])
+    (folders / "train" / "a" / "9.heic").touch()
+    with pytest.raises(DataError, match=r"a/9\.heic is of a kind that is not read \(\.png, .*\)\. Convert or remove it"):
+        ClassFolders(str(folders)).read("train")
+    (folders / "train" / "a" / "9.heic").unlink()
+    (folders / "train" / "a" / "9.png").symlink_to("absent.png")
+    with pytest.raises(DataError, match=r"a/9\.png cannot be read as an image: .*No such file"):
+        ClassFolders(str(folders)).read("train").load(np.array([3]))
+
+
+NAMES = ["golden retriever", "cafe\u0301", "caf\xe9 noir", "Stra\xdfe, rechts", "3"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lists_of_classes_are_read_as_other_programs_write_them(tmp_path, encoding, form, end):
+    for name in NAMES:
+        draw(tmp_path / "images" / name / "0.png", 7)
+    (tmp_path / "train.txt").write_bytes(unicodedata.normalize(form, end.join(["", *NAMES, "  ", ""])).encode(encoding))
+    images = ClassFolders(str(tmp_path)).read("train")
+    assert images.class_names == [unicodedata.normalize(form, name) for name in NAMES]
+    assert len(images) == len(NAMES)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "filename,label\nx/1.png,golden retriever\ny 2.png,\xe9\n",
+        "filename;label\r\nx/1.png;golden retriever\r\n\r\ny 2.png;\xe9\r\n;\r\n",
+        "Filename\tLabel\nx/1.png\tgolden retriever\ny 2.png\t\xe9",
+        ',label,"Filename"\n0,"golden retriever","x/1.png"\n1,"\xe9","y 2.png"\n',
+        "filename, label\nx\\1.png , golden retriever\nx/1.png, golden retriever\ny 2.png, \xe9\n",
+    ],
+)
+def test_tables_are_read_as_other_programs_write_them(tmp_path, encoding, content):
+    draw(tmp_path / "images" / "x" / "1.png", 5)
+    draw(tmp_path / "images" / "y 2.png", 9)
+    (tmp_path / "train.csv").write_bytes(content.encode(encoding))
+    images = ClassFolders(str(tmp_path)).read("train")
+    assert images.class_names == ["golden retriever", "\xe9"]
+    assert images.labels.tolist() == [0, 1]
+    assert [path.name for path in images.images.paths] == ["1.png", "y 2.png"]
+
+
 def test_wrong_folders_are_named(folders, tmp_path):
     with pytest.raises(DataError, match=r"root must be a folder of images; .*absent is not there"):
         ClassFolders(str(tmp_path / "absent")).read("train")
@@ -275,10 +329,16 @@ def test_wrong_folders_are_named(folders, tmp_path):
         ("file,label\nx.png,x\n", r"must have the columns filename,label; got \['file', 'label'\]"),
         ("filename,label\nx.png,x\n", r"names x\.png, which is not in"),
         ("filename,label\n", r"names no images"),
+        ("", r"must have the columns filename,label; got \[\]"),
+        ("filename,label\nx.png\n", r"lacks a filename or a label in line 2: \['x.png'\]"),
+        ("filename,label\ntrain.png,a\ntrain.png,b\n", r"gives train\.png two labels, a and b"),
+        ("filename,label\n" + 200_000 * "a", r"cannot be read as a table, line 2: field larger than field limit"),
+        (b"filename,label\ncaf\xe9.png,a\n", r"train\.csv must be text in UTF-8: .* Save it so"),
     ],
 )
 def test_wrong_tables_are_named(tmp_path, content, message):
-    (tmp_path / "train.csv").write_text(content)
+    draw(tmp_path / "images" / "train.png", 5)
+    (tmp_path / "train.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=message):
         ClassFolders(str(tmp_path)).read("train")
 

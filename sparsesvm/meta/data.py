@@ -46,7 +46,8 @@ class Setting:
         """Draws such episodes."""
         within = float(self.within)
         counts: dict[str, Any] = {"n_way": self.n_way, "n_shot": self.n_shot, "n_query": self.n_query}
-        return EpisodeSampler(images.labels, **counts, groups=images.class_groups, within=within, seed=seed)
+        classes: dict[str, Any] = {"groups": images.class_groups, "class_names": images.class_names}
+        return EpisodeSampler(images.labels, **counts, **classes, within=within, seed=seed)
 
 
 class EpisodeData(lightning.LightningDataModule):
@@ -133,7 +134,8 @@ class EpisodeData(lightning.LightningDataModule):
 
     def _train_episodes(self) -> EpisodeDataset:
         images = self.images("train")
-        sampler = EpisodeSampler(images.labels, **self.train, groups=images.class_groups, seed=self.seed)
+        classes: dict[str, Any] = {"groups": images.class_groups, "class_names": images.class_names}
+        sampler = EpisodeSampler(images.labels, **self.train, **classes, seed=self.seed)
         needed = (self.support_sets - 1) * sampler.n_shot[1]
         if sampler.n_query[0] < needed:
             raise DataError(

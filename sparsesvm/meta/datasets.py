@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from sparsesvm.meta.images import (
     ImageSet,
     Reader,
     check_split,
+    find_entry,
     find_files,
     find_folders,
     load_arrays,
     read_image,
+    read_text,
     to_channels_first,
 )
 
@@ -90,8 +93,11 @@ class ClassFolders(Reader):
     For each split the first of these that exists is taken:
 
     - `root/train`, `root/val`, `root/test`: a folder per class inside;
-    - `root/train.csv` ...: a header and rows `filename,label`, the files in `root/images`;
+    - `root/train.csv` ...: a header and rows `filename,label`, also with semicolons or tabs and further columns, the files in
+      `root/images`;
     - `root/train.txt` ...: one class name per line, the class folders in `root`, `root/images` or `root/data`.
+
+    Hidden and system files are left aside; files of a kind that cannot be read are refused, not left out.
 
     Args:
         root: the folder.
@@ -129,28 +135,41 @@ class ClassFolders(Reader):
 
 
 def _read_table(table: Path, folder: Path) -> dict[str, list[Path]]:
-    classes: dict[str, list[Path]] = {}
-    with open(table, newline="") as opened:
-        rows = csv.DictReader(opened)
-        if not {"filename", "label"} <= set(rows.fieldnames or ()):
-            raise DataError(f"{table} must have the columns filename,label; got {rows.fieldnames}")
-        for row in rows:
-            path = folder / row["filename"]
-            if not path.is_file():
-                raise DataError(f"{table} names {row['filename']}, which is not in {folder}")
-            classes.setdefault(row["label"], []).append(path)
-    if not classes:
+    text = read_text(table)
+    header = text.lstrip().partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)  # spreadsheets write semicolons where the comma is the decimal sign
+    rows = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter, skipinitialspace=True)
+    labels: dict[Path, str] = {}
+    try:
+        columns = [name.strip().lower() for name in next(rows, [])]
+        if not {"filename", "label"} <= set(columns):
+            raise DataError(f"{table} must have the columns filename,label; got {columns}")
+        for row in filter(any, rows):
+            named = dict(zip(columns, (cell.strip() for cell in row), strict=False))
+            if not named.get("filename") or not named.get("label"):
+                raise DataError(f"{table} lacks a filename or a label in line {rows.line_num}: {row}")
+            path = find_entry(named["filename"], folder)
+            if path is None:
+                raise DataError(f"{table} names {named['filename']}, which is not in {folder}")
+            if labels.setdefault(path, named["label"]) != named["label"]:
+                raise DataError(f"{table} gives {named['filename']} two labels, {labels[path]} and {named['label']}")
+    except csv.Error as error:
+        raise DataError(f"{table} cannot be read as a table, line {rows.line_num}: {error}") from error
+    if not labels:
         raise DataError(f"{table} names no images")
+    classes: dict[str, list[Path]] = {}
+    for path, label in labels.items():
+        classes.setdefault(label, []).append(path)
     return classes
 
 
 def _named_folders(names: Path, root: Path) -> dict[str, list[Path]]:
     classes: dict[str, list[Path]] = {}
-    for name in names.read_text().split():
-        places = [place / name for place in (root, root / "images", root / "data") if (place / name).is_dir()]
-        if not places:
+    for name in filter(None, map(str.strip, read_text(names).splitlines())):
+        folder = find_entry(name, root, root / "images", root / "data")
+        if folder is None or not folder.is_dir():
             raise DataError(f"{names} names class {name}, which has no folder in {root}, {root / 'images'} or {root / 'data'}")
-        classes[name] = find_files(places[0])
+        classes[name] = find_files(folder)
     if not classes:
         raise DataError(f"{names} names no classes")
     return classes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,6 +41,7 @@ class EpisodeSampler:
         n_shot: support samples per class.
         n_query: query samples per class.
         groups: group (alphabet, superclass) of each class, in the order of the sorted labels.
+        class_names: of all classes, in this order too; for messages.
         within: share of the episodes whose classes all come from one group that has enough of them.
         rotations: count every class turned by 90, 180 and 270 degrees as a class of its own. The classes of an episode from
             within one group share their orientation.
@@ -59,6 +60,7 @@ class EpisodeSampler:
         n_shot: Count,
         n_query: Count,
         groups: Sequence[int] | None = None,
+        class_names: Sequence[str] | None = None,
         within: float = 0.0,
         rotations: bool = False,
         balanced: bool = True,
@@ -75,10 +77,10 @@ class EpisodeSampler:
         self.classes, inverse = np.unique(codes, return_inverse=True)
         order = np.argsort(inverse, kind="stable")
         self._members = np.split(order, np.cumsum(np.bincount(inverse, minlength=len(self.classes)))[:-1])
-        self._check_samples()
+        self._check_samples(class_names or self.classes)
         self._groups = self._find_groups(groups)
 
-    def _check_samples(self) -> None:
+    def _check_samples(self, names: Sequence[Any] | NDArray[Any]) -> None:
         turns = 4 if self.rotations else 1
         if self.n_way[1] > turns * len(self.classes):
             rotated = f", {turns * len(self.classes)} with their rotations" if self.rotations else ""
@@ -91,7 +93,7 @@ class EpisodeSampler:
         if len(self._members[smallest]) < needed:
             raise DataError(
                 f"n_shot + n_query = {self.n_shot[1]} + {self.n_query[1]} = {needed} samples of a class are needed; class "
-                f"{self.classes[smallest]} has {len(self._members[smallest])}. Lower them or drop the class."
+                f"{names[smallest]} has {len(self._members[smallest])}. Lower them or drop the class."
             )
 
     def _find_groups(self, groups: Sequence[int] | None) -> list[NDArray[np.int64]]:

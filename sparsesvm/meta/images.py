@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import mimetypes
 import os
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +22,7 @@ from sparsesvm.meta.errors import DataError
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+_SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
 _REMEDY = "Scale them to 0 to 255 and convert with .astype(numpy.uint8)."
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # no other decoder sees a file, whatever its name says
 
@@ -224,11 +228,20 @@ def check_split(split: str) -> None:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
 
 
-def find_files(folder: Path) -> list[Path]:
-    """The image files of a folder, at least one."""
+def visible(folder: Path) -> list[Path]:
+    """What a folder holds, in order, without the hidden and the system files of macOS, Windows, Jupyter and file servers."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.name not in _SYSTEM and not path.name.startswith("."))
+
+
+def find_files(folder: Path) -> list[Path]:
+    """The image files of a folder, at least one."""
+    present = [path for path in visible(folder) if not path.is_dir()]
+    files = [path for path in present if path.suffix.lower() in SUFFIXES]
+    for path in set(present) - set(files):
+        if (mimetypes.guess_type(path.name)[0] or "").startswith("image/"):
+            raise DataError(f"{path} is of a kind that is not read ({', '.join(SUFFIXES)}). Convert or remove it.")
     if not files:
         raise DataError(f"class folder {folder} holds no images ({', '.join(SUFFIXES)}). Fill or remove it.")
     return files
@@ -236,12 +249,25 @@ def find_files(folder: Path) -> list[Path]:
 
 def find_folders(folder: Path) -> dict[str, list[Path]]:
     """The image files of each class, by the name of its folder."""
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}")
-    classes = {path.name: find_files(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    classes = {path.name: find_files(path) for path in visible(folder) if path.is_dir()}
     if not classes:
         raise DataError(f"{folder} must hold a folder for each class; it holds none")
     return classes
+
+
+def find_entry(name: str, *folders: Path) -> Path | None:
+    """The first of the folders' entries of this name, however it writes its accents (macOS takes them apart) and slashes."""
+    spellings = (name, *(unicodedata.normalize(form, name.replace("\\", "/")) for form in ("NFC", "NFD")))
+    return next((folder / spelling for folder in folders for spelling in spellings if (folder / spelling).exists()), None)
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8 or UTF-16, with or without a byte order mark."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} must be text in UTF-8: {error}. Save it so.") from error
 
 
 def to_channels_first(images: NDArray[Any], where: str) -> Tensor:

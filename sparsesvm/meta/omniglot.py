@@ -23,6 +23,7 @@ from sparsesvm.meta.images import (
     read_image,
     shrink,
     to_channels_first,
+    visible,
 )
 
 
@@ -86,7 +87,7 @@ class Omniglot(Reader):
             if not (root / part).is_dir() and self.download:
                 self._fetch(part, root)
             if (root / part).is_dir():
-                folders[part] = {path.name: path for path in sorted((root / part).iterdir()) if path.is_dir()}
+                folders[part] = {path.name: path for path in visible(root / part) if path.is_dir()}
         if not folders:
             raise DataError(
                 f"no Omniglot in {root}: neither images_background/ nor images_evaluation/. Unpack the official zip files there, "
