@@ -365,6 +365,17 @@ def test_arrays_are_read(tmp_path):
     assert images.images.shape == (2, 1, 4, 4)
     by_number = Arrays(arrays(tmp_path / "b.npz", split=np.array([0, 0, 2, 2]))).read("test")
     torch.testing.assert_close(by_number.images, images.images)
+    images = np.arange(64, dtype=np.uint8).reshape(4, 4, 4)
+    strange = {
+        "images": images[:, ::-1],
+        "labels": np.array([b"cat", b"cat", "r\xe9".encode(), "r\xe9".encode()])[:, None],
+        "split": np.array([b"train", b"train", b"test", b"test"]),
+    }
+    found = Arrays(arrays(tmp_path / "e.npz", **strange)).read("test")
+    assert found.class_names == ["r\xe9"]
+    np.testing.assert_array_equal(found.images[:, 0], images[2:, ::-1])
+    black_and_white = Arrays(arrays(tmp_path / "f.npz", images=images > 9)).read("train")
+    np.testing.assert_array_equal(black_and_white.images[:, 0], 255 * (images > 9)[:2])
     colour = np.zeros((4, 5, 5, 3), np.uint8)
     assert Arrays(arrays(tmp_path / "c.npz", images=colour, split=None)).read("train").images.shape == (4, 3, 5, 5)
     torch.save({"images": torch.zeros(2, 3, 5, 5, dtype=torch.uint8), "labels": torch.tensor([0, 1])}, tmp_path / "d.pt")
@@ -377,7 +388,10 @@ def test_arrays_are_read(tmp_path):
         ({"labels": None}, r"must hold the arrays images, labels; it lacks labels and has images, split"),
         ({"split": np.array(["train"] * 4)}, r"no images of split 'test'; its splits are \['train'\]"),
         ({"labels": np.array([3, 8, 8, 8])}, r"class 8 is in 'test' and in another split"),
-        ({"images": np.zeros((4, 4, 4))}, r"images must be uint8 with 3 or 4 dimensions; got float64"),
+        ({"images": np.zeros((4, 4, 4))}, r"images must be uint8 with 3 or 4 dimensions; got float64 .* convert with .astype"),
+        ({"images": np.zeros((4, 4, 4, 4), np.uint8)}, r"images must have 1 or 3 channels; got shape \(4, 4, 4, 4\)"),
+        ({"labels": np.array([3, 3, 8])}, r"labels must have shape \(4,\), one for each sample; got \(3,\)"),
+        ({"split": np.array(["train", "test"])}, r"split must have shape \(4,\)"),
     ],
 )
 def test_wrong_arrays_are_named(tmp_path, changes, message):

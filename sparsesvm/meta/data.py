@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,7 +17,16 @@ from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import Episode, EpisodeBatch, EpisodeDataset, EpisodeLoader, collate
 from sparsesvm.meta.episodes import Count, Draws, EpisodeNumbers, EpisodeSampler
 from sparsesvm.meta.errors import DataError
-from sparsesvm.meta.images import ImageSet, Reader, find_files, find_folders, load_arrays, to_channels_first
+from sparsesvm.meta.images import (
+    ARRAYS,
+    ImageSet,
+    Reader,
+    class_codes,
+    find_files,
+    find_folders,
+    load_arrays,
+    to_channels_first,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,10 @@ class Setting:
     n_shot: int = 1
     n_query: int = 15
     within: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_way", 2), ("n_shot", 1), ("n_query", 1)):
+            _checks.check_integer(name, getattr(self, name), minimum=least)
 
     @property
     def name(self) -> str:
@@ -70,8 +82,8 @@ class EpisodeData(lightning.LightningDataModule):
         val_episodes, test_episodes: tasks in each of them.
         tasks_per_batch: tasks evaluated at a time; images that they share are encoded once.
         num_workers: processes that load images; 0 suits images in memory.
-        predict_support, predict_query: for `predict`: a folder with a folder of images per class, or an .npz file with `images`
-            and `labels`; and a folder of images, or an .npz file with `images`.
+        predict_support, predict_query: for `predict`: a folder with a folder of images per class, or an .npz or .pt file with
+            `images` and `labels`; and a folder of images, or such a file with `images`.
         seed: of all episodes.
     """
 
@@ -205,17 +217,18 @@ class EpisodeData(lightning.LightningDataModule):
         return DataLoader([task], batch_size=1, collate_fn=collate)  # type: ignore[arg-type]
 
     def _read_support(self, path: str) -> tuple[Tensor, Tensor, list[str]]:
-        if path.endswith(".npz"):
+        if path.endswith(ARRAYS):
             data = load_arrays(path, ("images", "labels"))
-            names, labels = np.unique(data["labels"], return_inverse=True)
-            return to_channels_first(data["images"], path).float() / 255, torch.from_numpy(labels), [str(name) for name in names]
+            images = to_channels_first(data["images"], path).float() / 255
+            names, labels = class_codes(data["labels"], len(images), f"{path}: labels")
+            return images, torch.from_numpy(labels), names
         classes = find_folders(Path(path))
         counts = torch.tensor([len(files) for files in classes.values()])
         images = self.reader.open([file for files in classes.values() for file in files])
         return images.float() / 255, torch.arange(len(classes)).repeat_interleave(counts), list(classes)
 
     def _read_query(self, path: str) -> tuple[Tensor, list[str]]:
-        if path.endswith(".npz"):
+        if path.endswith(ARRAYS):
             images = to_channels_first(load_arrays(path, ("images",))["images"], path).float() / 255
             return images, [str(number) for number in range(len(images))]
         files = find_files(Path(path))

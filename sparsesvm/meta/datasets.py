@@ -18,6 +18,7 @@ from sparsesvm.meta.images import (
     ImageSet,
     Reader,
     check_split,
+    class_codes,
     find_entry,
     find_files,
     find_folders,
@@ -58,8 +59,8 @@ class Arrays(Reader):
     """Images from an `.npz` or `.pt` file.
 
     The file holds `images`, uint8 of shape (n, height, width), (n, height, width, channels) or (n, channels, height, width), with
-    1 or 3 channels; `labels`, (n,) integers; and `split`, (n,) of "train", "val" and "test" (or 0, 1, 2), which may be left out
-    if every split shall be all the data. A class may not be in two splits.
+    1 or 3 channels; `labels`, (n,) integers or names; and `split`, (n,) of "train", "val" and "test" (or 0, 1, 2), which may be
+    left out if every split shall be all the data. A class may not be in two splits.
 
     Args:
         root: the file.
@@ -71,20 +72,22 @@ class Arrays(Reader):
     def read(self, split: str) -> ImageSet:
         check_split(split)
         data = load_arrays(self.root, ("images", "labels"))
-        images, labels = to_channels_first(data["images"], self.root), np.asarray(data["labels"])
-        if "split" in data:
-            of_image = np.asarray(data["split"])
-            wanted = split if of_image.dtype.kind in "US" else SPLITS.index(split)
-            of_image = of_image.astype(str) if of_image.dtype.kind == "S" else of_image
-            chosen = of_image == wanted
-            if not chosen.any():
-                raise DataError(f"{self.root} has no images of split {split!r}; its splits are {np.unique(of_image).tolist()}")
-            shared = np.intersect1d(labels[chosen], labels[~chosen])
-            if len(shared):
-                raise DataError(f"{self.root}: class {shared[0]} is in {split!r} and in another split; classes must be disjoint")
-            images, labels = images[torch.from_numpy(chosen)], labels[chosen]
-        names, codes = np.unique(labels, return_inverse=True)
-        return ImageSet(images, codes, [str(name) for name in names])
+        images = to_channels_first(data["images"], self.root)
+        names, codes = class_codes(data["labels"], len(images), f"{self.root}: labels")
+        if "split" not in data:
+            return ImageSet(images, codes, names)
+        splits, of_image = class_codes(data["split"], len(images), f"{self.root}: split")
+        wanted = [number for number, name in enumerate(splits) if name in (split, str(SPLITS.index(split)))]
+        chosen = np.isin(of_image, wanted)
+        if not chosen.any():
+            raise DataError(f"{self.root} has no images of split {split!r}; its splits are {splits}")
+        shared = np.intersect1d(codes[chosen], codes[~chosen])
+        if len(shared):
+            raise DataError(
+                f"{self.root}: class {names[shared[0]]} is in {split!r} and in another split; classes must be disjoint"
+            )
+        present, codes = np.unique(codes[chosen], return_inverse=True)
+        return ImageSet(images[torch.from_numpy(chosen)], codes, [names[code] for code in present])
 
 
 class ClassFolders(Reader):

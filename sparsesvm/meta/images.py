@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from sparsesvm.meta.errors import DataError
 
 SPLITS = ("train", "val", "test")
+ARRAYS = (".npz", ".pt", ".pth")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 _SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
 _REMEDY = "Scale them to 0 to 255 and convert with .astype(numpy.uint8)."
@@ -99,9 +100,11 @@ def load_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str,
         if str(path).endswith(".npz"):
             with np.load(path, allow_pickle=False) as opened:
                 data = {name: opened[name] for name in opened.files}
-        elif str(path).endswith((".pt", ".pth")):
+        elif str(path).endswith(ARRAYS):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-            data = {str(name): np.asarray(value) for name, value in dict(loaded).items()}
+            if not isinstance(loaded, dict):
+                raise DataError(f"{path} must hold a dictionary of arrays; it holds a {type(loaded).__name__}")
+            data = {str(name): _to_array(value) for name, value in loaded.items()}
         else:
             raise DataError(f"arrays are read from .npz and .pt files; got {path}")
     except DataError:
@@ -114,6 +117,40 @@ def load_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str,
             f"{path} must hold the arrays {', '.join(names)}; it lacks {', '.join(missing)} and has {', '.join(data)}"
         )
     return data
+
+
+def _to_array(value: Any) -> NDArray[Any]:
+    """An array of what torch saves; bfloat16 and smaller types, which numpy lacks, in single precision."""
+    if not isinstance(value, Tensor):
+        return np.asarray(value)
+    dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
+    numpy_has_it = not dense.is_floating_point() or dense.dtype in (torch.float16, torch.float32, torch.float64)
+    return (dense if numpy_has_it else dense.float()).resolve_conj().resolve_neg().numpy()
+
+
+def class_codes(labels: ArrayLike | Tensor, n: int, where: str) -> tuple[list[str], NDArray[np.int64]]:
+    """The names of the classes, in order, and the number of the class of each of n samples.
+
+    Args:
+        labels: (n,) or (n, 1) integers, names, or floating-point numbers that are whole.
+        where: the file or argument, for messages.
+    """
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    array = array[:, 0] if array.shape == (n, 1) else array
+    if array.shape != (n,):
+        remedy = " One-hot labels become numbers with labels.argmax(1)." if array.ndim == 2 else ""
+        raise DataError(f"{where} must have shape ({n},), one for each sample; got {array.shape}.{remedy}")
+    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.round(array)).all():
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "S":  # as HDF5 gives names
+        array = np.char.decode(array, "utf-8", "replace")
+    elif array.dtype.kind == "O" and all(isinstance(name, str) for name in array):
+        array = array.astype(np.str_)
+    if array.dtype.kind not in "iubU":
+        remedy = f" Take one of the fields, e.g. labels[{array.dtype.names[0]!r}]." if array.dtype.names else ""
+        raise DataError(f"{where} must be integers or names; got {array.dtype}.{remedy}")
+    names, codes = np.unique(array, return_inverse=True)
+    return [str(name) for name in names], codes.astype(np.int64)
 
 
 def read_image(path: Path, size: int | None, channels: int) -> Tensor:
