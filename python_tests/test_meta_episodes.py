@@ -125,7 +125,11 @@ def test_wrong_arguments_are_named(changes, message):
         sampler(**changes)
 
 
-def test_labels_must_be_integers():
+def test_labels_are_integers_or_names():
+    named = EpisodeSampler(np.array(list("abcdef"))[LABELS], n_way=3, n_shot=1, n_query=2)
+    numbered, drawn = sampler().draw(3), named.draw(3)
+    np.testing.assert_array_equal(drawn.support, numbered.support)
+    np.testing.assert_array_equal(drawn.classes, np.array(list("abcdef"))[numbered.classes])
     with pytest.raises(ValueError, match=r"labels must be integers of shape \(n,\)"):
         EpisodeSampler(LABELS.astype(float), n_way=2, n_shot=1, n_query=1)
 

@@ -144,6 +144,14 @@ def test_arrays_are_classified_in_any_form():
     query = task.query_images.clamp(0, 1)
     found = learner.classify(support[:, 0].numpy(), names.numpy(), query)
     assert (found == names[task.query_labels]).float().mean() > 0.9
+    # Names, whole floating-point numbers and a column do as well.
+    words = np.array(["red fox", "elm", "yew", "cedar"])
+    named = learner.classify(support[:, 0].numpy(), words, query)
+    assert named.dtype.kind == "U"
+    assert dict(zip(names.tolist(), words, strict=True)) == dict(zip(found.tolist(), named, strict=True))
+    torch.testing.assert_close(learner.classify(support, names[:, None].double(), query), found)
+    with pytest.raises(DataError, match=r"support_labels must have shape \(4,\), one for each sample; got \(3,\)"):
+        learner.classify(support, names[:3], query)
     # 24x24 pixels of uint8 are averaged down to the same image.
     large = (query * 255).round().to(torch.uint8).repeat_interleave(3, 2).repeat_interleave(3, 3)
     torch.testing.assert_close(learner.embed(large), learner.embed(query), rtol=0, atol=0.02)

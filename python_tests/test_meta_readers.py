@@ -506,6 +506,9 @@ def test_the_wrong_split_and_image_sets_are_refused():
         ((picture.float(), [0, 1], ["a", "b"]), "images must be uint8"),
         ((picture, [0], ["a"]), "as many; got 2 and 1"),
         ((picture, [0, 0], ["a", "b"]), r"every class present; got counts \[2, 0\]"),
+        ((picture, [-1, 0], ["a"]), "labels must be 0 to 0; got -1"),
+        ((picture, ["a", "b"], ["a", "b"]), r"labels must be integers; got <U1\. numpy.unique\(labels, return_inverse=True\)"),
+        ((picture, [0.0, 0.7], ["a"]), r"labels must be integers; got float64"),
     ):
         with pytest.raises(ValueError, match=message):
             ImageSet(*arguments)

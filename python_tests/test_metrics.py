@@ -96,6 +96,9 @@ def test_tensors_and_arrays_agree(factors):
     codes = factors @ np.triu(np.ones((4, 4)))
     tensors = torch.from_numpy(factors).requires_grad_(), torch.from_numpy(codes).float()
     assert metrics.mcc(*tensors) == pytest.approx(metrics.mcc(factors, codes), abs=1e-6)
+    assert metrics.mcc(tensors[0].bfloat16(), tensors[1].bfloat16()) == pytest.approx(metrics.mcc(factors, codes), abs=1e-2)
+    assert metrics.linear_r(factors[:, ::-1].astype(">f4"), codes.tolist()) == pytest.approx(1)
+    assert metrics.sparsity(torch.tensor([0.0, 1.0]).bfloat16()) == metrics.sparsity([0, 1]) == 0.5
     assert metrics.sparsity(torch.tensor([[0.0, 1.0], [0.0, 0.0]])) == 0.75
 
 
@@ -107,6 +110,8 @@ def test_tensors_and_arrays_agree(factors):
         (np.zeros((3, 1)), np.zeros((4, 1)), "codes must hold the samples of factors, 3; got 4"),
         (np.zeros((3, 2)), np.zeros((3, 1)), "codes must have at least as many columns as factors, 2; got 1"),
         (np.full((3, 1), np.nan), np.zeros((3, 1)), "factors must be finite"),
+        (np.full((3, 1), 1j), np.zeros((3, 1)), "factors must be real numbers without a mask; got complex128"),
+        (np.ma.masked_equal([[0], [1], [2]], 1), np.zeros((3, 1)), "factors must be real numbers without a mask"),
     ],
 )
 def test_errors(factors, codes, message):

@@ -99,8 +99,8 @@ def importance_scores(importance: Samples, *, weighted: bool = True) -> tuple[fl
 
 def sparsity(weights: Samples) -> float:
     """Share of exact zeros among the weights of task predictors, (..., n_features)."""
-    values = weights.detach().cpu().numpy() if isinstance(weights, torch.Tensor) else np.asarray(weights)
-    return float((values == 0).mean())
+    values = weights.detach() if isinstance(weights, torch.Tensor) else torch.from_numpy(np.array(weights))
+    return float((values == 0).double().mean())
 
 
 def _mean_concentration(table: Array, weighted: bool) -> float:
@@ -125,9 +125,14 @@ def _standardized(values: Samples, name: str) -> Array:
 
 
 def _as_array(values: Samples, name: str) -> Array:
-    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.double() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16
+    array = np.asarray(values)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} must have shape (rows, columns), neither zero; got {array.shape}")
+    if np.iscomplexobj(array) or np.ma.is_masked(values):
+        raise ValueError(f"{name} must be real numbers without a mask; got {array.dtype}")
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; got NaN or infinity")

@@ -221,7 +221,7 @@ class EpisodeData(lightning.LightningDataModule):
             data = load_arrays(path, ("images", "labels"))
             images = to_channels_first(data["images"], path).float() / 255
             names, labels = class_codes(data["labels"], len(images), f"{path}: labels")
-            return images, torch.from_numpy(labels), names
+            return images, torch.from_numpy(labels), [str(name) for name in names]
         classes = find_folders(Path(path))
         counts = torch.tensor([len(files) for files in classes.values()])
         images = self.reader.open([file for files in classes.values() for file in files])

@@ -77,17 +77,17 @@ class Arrays(Reader):
         if "split" not in data:
             return ImageSet(images, codes, names)
         splits, of_image = class_codes(data["split"], len(images), f"{self.root}: split")
-        wanted = [number for number, name in enumerate(splits) if name in (split, str(SPLITS.index(split)))]
+        wanted = [number for number, name in enumerate(splits) if str(name) in (split, str(SPLITS.index(split)))]
         chosen = np.isin(of_image, wanted)
         if not chosen.any():
-            raise DataError(f"{self.root} has no images of split {split!r}; its splits are {splits}")
+            raise DataError(f"{self.root} has no images of split {split!r}; its splits are {splits.tolist()}")
         shared = np.intersect1d(codes[chosen], codes[~chosen])
         if len(shared):
             raise DataError(
                 f"{self.root}: class {names[shared[0]]} is in {split!r} and in another split; classes must be disjoint"
             )
         present, codes = np.unique(codes[chosen], return_inverse=True)
-        return ImageSet(images[torch.from_numpy(chosen)], codes, [names[code] for code in present])
+        return ImageSet(images[torch.from_numpy(chosen)], codes, names[present])
 
 
 class ClassFolders(Reader):

@@ -20,6 +20,7 @@ Count = int | tuple[int, int]
 class Draw(NamedTuple):
     """Which samples make an episode: indices into the data set, and labels 0 to n_way - 1; class after class.
 
+    `classes` are the labels of the data set for these.
     `quarters` are the quarter turns of each class (n_way,); `seed` is for whatever else the episode draws.
     """
 
@@ -27,7 +28,7 @@ class Draw(NamedTuple):
     support_labels: NDArray[np.int64]
     query: NDArray[np.int64]
     query_labels: NDArray[np.int64]
-    classes: NDArray[np.int64]
+    classes: NDArray[Any]
     quarters: NDArray[np.int64]
     seed: int
 
@@ -36,7 +37,7 @@ class EpisodeSampler:
     """Draws episodes from labelled samples. Episode `number` is always the same, in any process and in any order.
 
     Args:
-        labels: (n,) integer class of every sample; classes may differ in size.
+        labels: (n,) class of every sample, integers or names; classes may differ in size.
         n_way: classes of an episode. This, n_shot and n_query are numbers or (smallest, largest), then drawn for each episode.
         n_shot: support samples per class.
         n_query: query samples per class.
@@ -72,8 +73,8 @@ class EpisodeSampler:
             raise ValueError(f"within must lie in [0, 1]; got {within}")
         self.within, self.rotations, self.balanced, self.seed = within, rotations, balanced, seed
         codes = np.asarray(labels)
-        if codes.ndim != 1 or codes.dtype.kind not in "iu":
-            raise ValueError(f"labels must be integers of shape (n,); got shape {codes.shape} of {codes.dtype}")
+        if codes.ndim != 1 or codes.dtype.kind not in "iuU":
+            raise ValueError(f"labels must be integers of shape (n,), or names; got shape {codes.shape} of {codes.dtype}")
         self.classes, inverse = np.unique(codes, return_inverse=True)
         order = np.argsort(inverse, kind="stable")
         self._members = np.split(order, np.cumsum(np.bincount(inverse, minlength=len(self.classes)))[:-1])

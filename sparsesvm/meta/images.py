@@ -49,16 +49,24 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         self,
         images: Tensor | Files,
         labels: Sequence[int] | NDArray[np.integer[Any]] | Tensor,
-        class_names: Sequence[str],
+        class_names: Sequence[Any] | NDArray[Any],
         class_groups: Sequence[int] | None = None,
     ) -> None:
-        self.images, self.class_names, self.class_groups = images, list(class_names), class_groups
-        self.labels = np.asarray(labels, dtype=np.int64)
+        self.images, self.class_groups = images, class_groups
+        self.class_names = [str(name) for name in class_names]
+        codes = np.asarray(labels)
+        if codes.dtype.kind not in "iu" and codes.size:
+            raise ValueError(
+                f"labels must be integers; got {codes.dtype}. numpy.unique(labels, return_inverse=True) gives names and numbers."
+            )
+        self.labels = codes.astype(np.int64)
         if isinstance(images, Tensor) and (images.dim() != 4 or images.dtype != torch.uint8):
             raise ValueError(f"images must be uint8 (n, channels, height, width); got {images.dtype} {tuple(images.shape)}")
         n = len(images) if isinstance(images, Tensor) else len(images.paths)
         if n != len(self.labels):
             raise ValueError(f"images and labels must be as many; got {n} and {len(self.labels)}")
+        if self.labels.min(initial=0) < 0:
+            raise ValueError(f"labels must be 0 to {len(self.class_names) - 1}; got {self.labels.min()}")
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         if len(counts) > len(self.class_names) or not counts.all():
             raise ValueError(
@@ -128,8 +136,8 @@ def _to_array(value: Any) -> NDArray[Any]:
     return (dense if numpy_has_it else dense.float()).resolve_conj().resolve_neg().numpy()
 
 
-def class_codes(labels: ArrayLike | Tensor, n: int, where: str) -> tuple[list[str], NDArray[np.int64]]:
-    """The names of the classes, in order, and the number of the class of each of n samples.
+def class_codes(labels: ArrayLike | Tensor, n: int, where: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The classes, integers or names in order, and the number of the class of each of n samples.
 
     Args:
         labels: (n,) or (n, 1) integers, names, or floating-point numbers that are whole.
@@ -149,8 +157,8 @@ def class_codes(labels: ArrayLike | Tensor, n: int, where: str) -> tuple[list[st
     if array.dtype.kind not in "iubU":
         remedy = f" Take one of the fields, e.g. labels[{array.dtype.names[0]!r}]." if array.dtype.names else ""
         raise DataError(f"{where} must be integers or names; got {array.dtype}.{remedy}")
-    names, codes = np.unique(array, return_inverse=True)
-    return [str(name) for name in names], codes.astype(np.int64)
+    classes, codes = np.unique(array, return_inverse=True)
+    return classes, codes.astype(np.int64)
 
 
 def read_image(path: Path, size: int | None, channels: int) -> Tensor:
@@ -236,6 +244,8 @@ def to_tensor(values: ArrayLike | Tensor) -> Tensor:
     if isinstance(values, Tensor):
         return values
     array = np.asarray(values)
+    if np.ma.is_masked(values):
+        raise DataError("numbers are needed; got an array with masked entries. Fill or drop them.")
     try:
         return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     except TypeError as error:

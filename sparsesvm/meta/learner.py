@@ -11,7 +11,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +19,7 @@ from sparsesvm import FittedHead, SparseSVMHead, _checks
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
 from sparsesvm.meta.errors import DataError
-from sparsesvm.meta.images import shrink, to_images
+from sparsesvm.meta.images import class_codes, shrink, to_images
 from sparsesvm.results import StatusCode
 
 
@@ -275,19 +275,23 @@ class MetaLearner(lightning.LightningModule):
         copies: int = 0,
         augment: Augment | None = None,
         seed: int = 0,
-    ) -> Tensor:
+    ) -> Tensor | NDArray[np.str_]:
         """Classes (n_query,) of query images, out of the labels of the support images, one or more per class.
 
         Args:
-            support_labels: (n_support,) integers of any value; they are what is returned.
+            support_labels: (n_support,) integers of any value, or names; they are what is returned, names as an array.
             support_images, query_images, copies, augment, seed: as in `embed`.
         """
         options: dict[str, Any] = {"copies": copies, "augment": augment}
         support = self.embed(support_images, seed=seed, **options)
-        classes, labels = torch.as_tensor(np.asarray(support_labels), device=support.device).unique(return_inverse=True)
+        classes, codes = class_codes(support_labels, len(support), "support_labels")
+        labels = torch.from_numpy(codes).to(support.device)
         fitted: FittedHead = self.head.fit(support, labels, len(classes))  # type: ignore[operator]
-        predicted: Tensor = classes[fitted.predict(self.embed(query_images, seed=seed + 1, **options))]
-        return predicted
+        predicted: Tensor = fitted.predict(self.embed(query_images, seed=seed + 1, **options))
+        if classes.dtype.kind == "U":
+            found: NDArray[np.str_] = classes[predicted.cpu().numpy()]
+            return found
+        return torch.from_numpy(classes).to(predicted.device)[predicted]
 
 
 def task_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
