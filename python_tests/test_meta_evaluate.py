@@ -124,6 +124,7 @@ FORMS = {
     "mirrored": {"features": EMBEDDINGS[:, ::-1]},
     "big-endian": {"features": EMBEDDINGS.astype(">f4"), "labels": LABELS.astype(">i2")},
     "half precision": {"features": EMBEDDINGS.astype(np.float16)},
+    "extended precision": {"features": EMBEDDINGS.astype(np.longdouble)},
     "labels in a column": {"labels": LABELS[:, None]},
     "labels of Matlab": {"labels": LABELS[:, None].astype(float)},
     "labels of bytes": {"labels": np.array([b"ab", b"c", b"d", b"e", b"f", "\xe9".encode()])[LABELS]},
@@ -164,6 +165,13 @@ def test_embeddings_of_torch_are_read_in_any_form(tmp_path, features):
     assert images.labels.tolist() == LABELS.tolist()
 
 
+def test_bfloat16_of_numpy_is_read(tmp_path):
+    """Numpy has no such type: it stores two bytes without a meaning."""
+    half = torch.from_numpy(EMBEDDINGS).bfloat16()
+    np.savez(tmp_path / "e.npz", features=half.view(torch.int16).numpy().view("V2"), labels=LABELS)
+    torch.testing.assert_close(read_features(str(tmp_path / "e.npz"))[0], half.float(), rtol=0, atol=0)
+
+
 HOLED = EMBEDDINGS.copy()
 HOLED[7, 3] = np.nan
 
@@ -174,8 +182,8 @@ HOLED[7, 3] = np.nan
         ({"features": HOLED}, r"features must be finite; sample 7 holds NaN or infinity, 1 in all\. Drop them"),
         ({"features": 1e300 * EMBEDDINGS}, r"features must fit in single precision; the largest is .*e\+300\. Rescale them"),
         ({"features": 1e-300 * EMBEDDINGS}, r"features must fit in single precision; the largest is .*e-300"),
-        ({"features": LABELS[:, None]}, r"features must be floating-point \(n, n_features\), n > 0; got torch.int64 \(120, 1\)"),
-        ({"features": EMBEDDINGS[:0], "labels": LABELS[:0]}, r"features must be floating-point .* got torch.float64 \(0, 4\)"),
+        ({"features": LABELS[:, None]}, r"features must be floating-point \(n, n_features\), n > 0; got int64 \(120, 1\)"),
+        ({"features": EMBEDDINGS[:0], "labels": LABELS[:0]}, r"features must be floating-point .* got float64 \(0, 4\)"),
         ({"labels": LABELS[1:]}, r"labels must have shape \(120,\), one for each sample; got \(119,\)"),
         (
             {"labels": np.eye(6)[LABELS]},

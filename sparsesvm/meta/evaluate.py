@@ -200,11 +200,10 @@ def read_features(path: str) -> tuple[Tensor, ImageSet]:
     Returns them, and a stand-in for the images that carries labels and groups.
     """
     data = load_arrays(path, ("features", "labels"))
-    features = to_tensor(data["features"])
-    if not features.is_floating_point() or features.dim() != 2 or 0 in features.shape:
-        raise DataError(
-            f"{path}: features must be floating-point (n, n_features), n > 0; got {features.dtype} {tuple(features.shape)}"
-        )
+    stored = data["features"]
+    if stored.dtype.kind != "f" or stored.ndim != 2 or 0 in stored.shape:
+        raise DataError(f"{path}: features must be floating-point (n, n_features), n > 0; got {stored.dtype} {stored.shape}")
+    features = to_tensor(stored.astype(np.float64) if stored.dtype.itemsize > 8 else stored)
     names, codes = class_codes(data["labels"], len(features), f"{path}: labels")
     wrong = (~features.isfinite().all(1)).nonzero()
     if len(wrong):

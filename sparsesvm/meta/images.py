@@ -107,7 +107,7 @@ def load_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str,
     try:
         if str(path).endswith(".npz"):
             with np.load(path, allow_pickle=False) as opened:
-                data = {name: opened[name] for name in opened.files}
+                data = {name: _to_array(opened[name]) for name in opened.files}
         elif str(path).endswith(ARRAYS):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(loaded, dict):
@@ -128,12 +128,16 @@ def load_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str,
 
 
 def _to_array(value: Any) -> NDArray[Any]:
-    """An array of what torch saves; bfloat16 and smaller types, which numpy lacks, in single precision."""
+    """An array of what numpy or torch load; bfloat16 and smaller types, which numpy lacks, in single precision."""
     if not isinstance(value, Tensor):
-        return np.asarray(value)
+        array = np.asarray(value)
+        if array.dtype != np.dtype("V2"):
+            return array
+        value = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)  # as JAX and ml_dtypes leave it in .npz files
     dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
     numpy_has_it = not dense.is_floating_point() or dense.dtype in (torch.float16, torch.float32, torch.float64)
-    return (dense if numpy_has_it else dense.float()).resolve_conj().resolve_neg().numpy()
+    found: NDArray[Any] = (dense if numpy_has_it else dense.float()).resolve_conj().resolve_neg().numpy()
+    return found
 
 
 def class_codes(labels: ArrayLike | Tensor, n: int, where: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
