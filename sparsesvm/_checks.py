@@ -245,6 +245,15 @@ def check_group_size(features: Tensor, group_size: int) -> int:
     return group_size
 
 
+def solve_linear(matrix: Tensor, right: Tensor, penalty: str) -> Tensor:
+    """The solution of a ridge regression's equations, or the name of the penalty that is too small for them."""
+    try:
+        solution: Tensor = torch.linalg.solve(matrix, right)
+        return solution
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ValueError(f"{penalty} must be larger: added to the products of these features it is lost to rounding") from error
+
+
 def check_number(name: str, value: float, *, positive: bool = False) -> float:
     """The value as a Python number."""
     if isinstance(value, bool) or not isinstance(value, (float, int, numbers.Real)):

@@ -52,11 +52,16 @@ class FittedHead:
                 logits = logits / norm  # the logits are fewer than the features
             if self.bias is not None:
                 logits = logits + self.bias.unsqueeze(-2)
-            return (self.scale * logits).to(query.dtype)
+            logits = self.scale * logits
+            limit = torch.finfo(query.dtype).max
+            if limit < torch.finfo(logits.dtype).max:  # float16 ends at 65504, before the logit of an empty class
+                logits = logits.clamp(-limit, limit)
+            return logits.to(query.dtype)
 
     def predict(self, query: Tensor) -> Tensor:
-        """Class with the largest logit, (..., n_query) int64."""
-        return self.decision_function(query).argmax(-1)
+        """Class with the largest logit, (..., n_query) int64; half precision does not round the logits before."""
+        _checks.check_query(query, self.weights, "query")
+        return self.decision_function(query.to(self.weights.dtype)).argmax(-1)
 
 
 class FewShotHead(nn.Module):
