@@ -374,6 +374,147 @@ def test_wrong_requests_end_with_one_line(config, arguments, message):
     assert "\n" not in str(stopped.value)
 
 
+TRAINER_OPTIONS = {
+    "accumulate_grad_batches": ["2"],
+    "benchmark": ["true"],
+    "callbacks": ["LearningRateMonitor", "StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1"],
+    "check_val_every_n_epoch": ["2"],
+    "deterministic": ["true", "warn"],
+    "detect_anomaly": ["true"],
+    "enable_autolog_hparams": ["false"],
+    "enable_model_summary": ["true"],
+    "enable_progress_bar": ["true"],
+    "gradient_clip_algorithm": ["value"],
+    "gradient_clip_val": ["null", "0"],
+    "inference_mode": ["false"],
+    "limit_train_batches": ["1", "0.5"],
+    "limit_val_batches": ["1"],
+    "log_every_n_steps": ["0", "50"],
+    "logger": ["true", "CSVLogger --trainer.logger.save_dir x"],
+    "max_time": ["01:00:00:00"],
+    "min_epochs": ["3"],
+    "min_steps": ["20"],
+    "model_registry": ["x"],
+    "num_sanity_val_steps": ["2"],
+    "plugins": ["MixedPrecision --trainer.plugins.precision bf16-mixed --trainer.plugins.device cpu"],
+    "precision": ["32", "64-true", "bf16-mixed", "bf16-true"],
+    "profiler": ["simple"],
+    "reload_dataloaders_every_n_epochs": ["1"],
+    "strategy": ["ddp"],
+    "sync_batchnorm": ["true"],
+    "use_distributed_sampler": ["false"],
+    "val_check_interval": ["2", "0.5"],
+}
+
+
+@pytest.mark.parametrize(("option", "value"), [(name, value) for name, values in TRAINER_OPTIONS.items() for value in values])
+@pytest.mark.filterwarnings("ignore::Warning")  # Lightning's remarks
+def test_options_of_the_trainer_work(config, tmp_path, monkeypatch, option, value):
+    monkeypatch.chdir(tmp_path)
+    few = ("--data.val_episodes=2", "--data.episodes_per_epoch=4", "--report=false")
+    fit("--config", config(2), *few, f"--trainer.{option}", *value.split())
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    load(tmp_path / "run" / "checkpoints" / "best.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--trainer.fast_dev_run=true"], ""),
+        (["--trainer.enable_checkpointing=false"], "no report: no checkpoint is the best one"),
+        (["--trainer.limit_train_batches=0"], "no report: no checkpoint is the best one"),
+        (["--trainer.max_epochs=0"], "no report: no checkpoint is the best one"),
+        (["--trainer.max_steps=0"], "no report: no checkpoint is the best one"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_a_run_that_leaves_no_checkpoint_says_so(config, tmp_path, capsys, arguments, said):
+    fit("--config", config(1), *arguments)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--trainer.limit_val_batches=0"], ["--trainer.max_steps=3"], ["--checkpoint.save_top_k=0"]],
+)
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_a_run_without_a_best_checkpoint_says_so(config, tmp_path, capsys, arguments):
+    fit("--config", config(1), *arguments)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoints/*")] == ["last.ckpt"]
+    assert "no report: no checkpoint is the best one" in capsys.readouterr().err
+
+
+def test_the_last_checkpoint_may_be_a_link_or_hold_weights_alone(config, tmp_path):
+    fit("--config", config(1), "--report=false", "--checkpoint.save_last=link")
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_symlink()
+    fit("--config", config(1, "light"), "--report=false", "--checkpoint.save_weights_only=true")
+    assert "optimizer_states" not in torch.load(tmp_path / "light" / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+REFUSED_OPTIONS = {
+    "--trainer.accelerator=foo": "invalid accelerator name: `accelerator='foo'`",
+    "--trainer.accelerator=tpu": r"torch_xla.* The options given are .*trainer\.accelerator=tpu",
+    "--trainer.accumulate_grad_batches=0": r"trainer\.accumulate_grad_batches must be at least 1; got 0",
+    "--trainer.barebones=true": r"trainer\.barebones must be false",
+    "--trainer.callbacks=BatchSizeFinder": "Field batch_size not found",
+    "--trainer.callbacks=Timer": r"the configuration cannot be saved: .* The options given are .*trainer\.callbacks=.*Timer",
+    "--trainer.check_val_every_n_epoch=0": r"trainer\.check_val_every_n_epoch must be at least 1; got 0",
+    "--trainer.devices=0": r"Trainer\(devices='0'\)",
+    "--trainer.gradient_clip_algorithm=foo": "`gradient_clip_algorithm` foo is invalid",
+    "--trainer.limit_train_batches=1.5": "invalid value 1.5 for limit_train_batches",
+    "--trainer.limit_val_batches=0.1": "increase the `limit_val_batches` argument",
+    "--trainer.max_time=soon": r"`Timer\(duration='soon'\)` is not a valid duration.* trainer\.max_time=soon",
+    "--trainer.overfit_batches=1": r"trainer\.overfit_batches must be 0, .*; got 1\. Use data\.episodes_per_epoch",
+    "--trainer.plugins=TorchCheckpointIO": "multiple values for CheckpointIO flags in `plugins`",
+    "--trainer.precision=transformer-engine": r"transformer_engine.* trainer\.precision=transformer-engine",
+    "--trainer.profiler=foo": "string value for the `profiler` parameter",
+    "--trainer.strategy=ddp_spawn": r"trainer\.strategy must start its processes anew, as ddp does; got ddp_spawn",
+    "--trainer.strategy=ddp_notebook_find_unused_parameters_false": r"trainer\.strategy must start its processes anew",
+    "--trainer.strategy=fsdp": "The strategy `fsdp` requires a GPU accelerator",
+    "--trainer.val_check_interval=100": r"`val_check_interval` \(100\) must be less than or equal to",
+    "--checkpoint.mode=foo": "`mode` can be min, max but got foo",
+    "--checkpoint.monitor=nothing": r"`ModelCheckpoint\(monitor='nothing'\)` could not find the monitored key",
+}
+
+
+@pytest.mark.parametrize("argument", REFUSED_OPTIONS)
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_options_of_the_trainer_that_cannot_work_end_with_one_line_that_names_them(config, argument):
+    with pytest.raises(SystemExit, match=rf"^sparsesvm fit: .*{REFUSED_OPTIONS[argument]}") as stopped:
+        fit("--config", config(1), "--report=false", argument)
+    assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("value", ["true", "false", "-1", "4294967296", "x"])
+def test_a_seed_is_a_number(config, capsys, value):
+    with pytest.raises(SystemExit) as stopped:
+        fit("--config", config(1), f"--seed_everything={value}")
+    assert stopped.value.code == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert said.startswith('sparsesvm fit: error: Parser key "seed_everything": Not of type Seed: ')
+
+
+class FailingHead(OwnHead):
+    def forward(self, *arguments, **options):
+        raise ValueError("a mistake of its author")
+
+
+def test_weights_of_no_checkpoint_are_noted(config, capsys):
+    cli.main(["validate", "--config", str(config())])
+    assert "without --ckpt_path the weights are random" in capsys.readouterr().err
+
+
+def test_a_mistake_in_a_head_of_a_user_shows_where(config):
+    with pytest.raises(ValueError, match="a mistake of its author"):
+        fit("--config", config(1), "--model.head", f"{__name__}.FailingHead")
+
+
+def test_training_that_diverges_ends_with_one_line(config):
+    with pytest.raises(SystemExit, match=r"the encoder gives features that are not finite, after \d+ training steps\. Lower"):
+        fit("--config", config(3), "--report=false", "--model.learning_rate=1e30", "--trainer.gradient_clip_val=null")
+
+
 def test_an_unknown_key_is_named(config, capsys):
     with pytest.raises(SystemExit) as stopped:
         fit("--config", config(extra="  colour: red\n"))

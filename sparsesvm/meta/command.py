@@ -7,12 +7,14 @@ import importlib.resources
 import importlib.util
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
+from jsonargparse.typing import restricted_number_type
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -23,6 +25,7 @@ from sparsesvm.meta.data import EpisodeData
 from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.learner import MetaLearner
 
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", 2**32 - 1)])
 CONFIGS = importlib.resources.files("sparsesvm.meta") / "configs"
 
 
@@ -39,6 +42,7 @@ def run(arguments: Sequence[str]) -> None:
             args=prepare(arguments),
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            parser_class=_Parser,
             parser_kwargs={"prog": "sparsesvm", "default_env": False},
             trainer_defaults={
                 "default_root_dir": "sparsesvm-run",
@@ -51,6 +55,16 @@ def run(arguments: Sequence[str]) -> None:
     except (DataError, OSError) as error:
         # What a worker process raised ends with its message.
         raise SystemExit(f"sparsesvm {arguments[0]}: {str(error).strip().splitlines()[-1]}") from error
+    except Exception as error:
+        if not _is_complaint_of_lightning(error):
+            raise
+        raise SystemExit(f"sparsesvm {arguments[0]}: {' '.join(str(error).split())}") from error
+
+
+def _is_complaint_of_lightning(error: Exception) -> bool:
+    """What Lightning itself raises is about its options; an encoder or a head that fails shows where."""
+    (*_, (frame, _)) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("lightning.")
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
@@ -83,8 +97,20 @@ def find_config(name: str) -> str:
     raise DataError(f"config must be a file or one of {', '.join(known)}; got {name}")
 
 
+class _Parser(LightningArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """One line that names the option, without the eighty lines of the usage, and status 2."""
+        prog = (getattr(ex, "subcommand_parser", None) or self).prog.replace(" [options]", "")
+        # The parser of an object inside has a name of its own.
+        self.exit(2, f"{prog if prog.startswith('sparsesvm') else 'sparsesvm'}: error: {' '.join(message.split())}\n")
+
+
 class Command(LightningCLI):
     """Lightning's command line with checkpoints, loggers and a report in one folder, trainer.default_root_dir."""
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # Lightning's own takes true for "a random seed", and then zero.
+        parser.add_argument("--seed_everything", type=Seed, default=self.seed_everything_default, help="of all random draws")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("seed_everything", "data.seed")
@@ -106,12 +132,16 @@ class Command(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        _check_trainer(config.trainer)
+        config.trainer.default_root_dir = config.trainer.default_root_dir or "."
         if config.checkpoint.dirpath is None:
             config.checkpoint.dirpath = str(Path(config.trainer.default_root_dir) / "checkpoints")
 
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
+        except DataError:
+            raise
         except ValueError as error:
             # A value out of range, which our classes name; for an optional object jsonargparse wraps their error in its own.
             raise DataError(str(error.__cause__ or error)) from error
@@ -126,12 +156,37 @@ class Command(LightningCLI):
         kwargs["plugins"] = [WholeCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins])]
         if self.subcommand == "predict":
             kwargs["callbacks"] = [*(given.callbacks or []), _PredictionWriter(root / "predictions.csv")]
-        return super().instantiate_trainer(**kwargs)
+        if self.subcommand != "fit" and self.config[self.subcommand].ckpt_path is None:
+            print("without --ckpt_path the weights are random", file=sys.stderr)
+        if given.enable_checkpointing is False:
+            self._parser(self.subcommand).callback_keys.remove("checkpoint")
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except Exception as error:
+            if not _is_complaint_of_lightning(error):
+                raise
+            raise DataError(f"{' '.join(str(error).split())} {self._options_given()}") from error
+
+    def _dump_config(self) -> None:
+        try:
+            super()._dump_config()
+        except Exception as error:  # whatever YAML cannot say
+            reason = " ".join(str(error).split())
+            raise DataError(f"the configuration cannot be saved: {reason}. {self._options_given()}") from error
+
+    def _options_given(self) -> str:
+        """Of the trainer, where Lightning does not name the one at fault."""
+        default, given = self._parser(self.subcommand).get_defaults().trainer, self.config[self.subcommand].trainer
+        changed = [f"trainer.{name}={value}" for name, value in vars(given).items() if value != default[name]]
+        return f"The options given are {', '.join(changed)}."
 
     def after_fit(self) -> None:
         """The table and the figures of the best checkpoint."""
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if not (best and self.trainer.is_global_zero and self.config[self.subcommand].report):
+        if not (self.trainer.is_global_zero and self.config[self.subcommand].report) or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if not best:
+            print("there is no report: no checkpoint is the best one, for which a validation must run", file=sys.stderr)
             return
         episodes, seed = self.datamodule.episodes["test"], self.config[self.subcommand].seed_everything
         output = Path(self.trainer.default_root_dir) / "report"
@@ -140,6 +195,26 @@ class Command(LightningCLI):
             report.run(report.make_parser().parse_args(arguments))
         except DataError as error:
             print(f"trained, but there is no report on the test split: {error}", file=sys.stderr)
+
+
+def _check_trainer(given: Any) -> None:
+    """Options of Lightning's trainer that mean nothing here, and values on which it fails in words of its own."""
+    if given.barebones:
+        raise DataError("trainer.barebones must be false: a run without logs and checkpoints leaves nothing. Use fast_dev_run.")
+    if given.overfit_batches:
+        raise DataError(
+            f"trainer.overfit_batches must be 0, as every episode is drawn once; got {given.overfit_batches}. "
+            "Use data.episodes_per_epoch for fewer of them."
+        )
+    strategy = given.strategy
+    launch = strategy if isinstance(strategy, str) else str(strategy.get("init_args", {}).get("start_method", ""))
+    if any(way in launch for way in ("spawn", "fork", "notebook")):
+        raise DataError(
+            f"trainer.strategy must start its processes anew, as ddp does; got {launch}, which hands back weights alone"
+        )
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        if given[name] is not None and given[name] < 1:
+            raise DataError(f"trainer.{name} must be at least 1; got {given[name]}")
 
 
 def _loggers(root: Path) -> list[Logger]:

@@ -121,7 +121,16 @@ class MetaLearner(lightning.LightningModule):
             query = functional.embedding(batch.query[tasks], features)  # features[...] has a slow derivative on the CPU
             support = functional.embedding(batch.support[tasks], features)
             labels, weight = batch.support_labels[tasks], batch.support_weight[tasks]
-            yield [head(query, support, labels, n_way, sample_weight=weight) for head in heads], tasks
+            try:
+                logits = [head(query, support, labels, n_way, sample_weight=weight) for head in heads]
+            except ValueError as error:
+                if features.isfinite().all():
+                    raise
+                raise DataError(
+                    f"the encoder gives features that are not finite, after {self.global_step} training steps. "
+                    "Lower learning_rate or use a wider trainer.precision."
+                ) from error
+            yield logits, tasks
 
     def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
         # What dropout draws depends on the step and the process alone, whatever happened before a resume.
