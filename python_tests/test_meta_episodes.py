@@ -116,7 +116,7 @@ def test_the_class_with_too_few_images_is_named_as_its_user_names_it():
         ({"n_shot": 0}, r"n_shot must be a number of at least 1"),
         ({"n_query": (3, 2)}, r"n_query .* got \(3, 2\)"),
         ({"within": 1.5}, r"within must lie in \[0, 1\]; got 1.5"),
-        ({"within": 0.5}, r"needs groups"),
+        ({"within": 0.5}, r"needs groups of classes, as alphabets are; these data have none"),
         ({"within": 0.5, "groups": [0, 1]}, r"each of the 6 classes; got 2"),
     ],
 )

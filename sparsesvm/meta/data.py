@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from sparsesvm import _checks
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import Episode, EpisodeBatch, EpisodeDataset, EpisodeLoader, collate
-from sparsesvm.meta.episodes import Count, Draws, EpisodeNumbers, EpisodeSampler
+from sparsesvm.meta.episodes import Count, Draws, EpisodeNumbers, EpisodeSampler, check_count
 from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.images import (
     ARRAYS,
@@ -121,10 +121,22 @@ class EpisodeData(lightning.LightningDataModule):
             "within": within,
             "rotations": rotations,
         }
+        for name, count, least in (("n_way", n_way, 2), ("n_shot", n_shot, 1), ("n_query", n_query, 1)):
+            check_count(name, count, least)
+        for name, share in (("within", within), ("class_augment_share", class_augment_share)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must lie in [0, 1]; got {share}")
         self.support_sets = _checks.check_integer("support_sets", support_sets, minimum=1)
-        self.tasks_per_step, self.episodes_per_epoch, self.tasks_per_batch = tasks_per_step, episodes_per_epoch, tasks_per_batch
-        self.settings = {"val": val or [Setting()], "test": test or [Setting()]}
+        self.tasks_per_step = _checks.check_integer("tasks_per_step", tasks_per_step, minimum=1)
+        self.episodes_per_epoch = _checks.check_integer("episodes_per_epoch", episodes_per_epoch, minimum=1)
+        self.tasks_per_batch = _checks.check_integer("tasks_per_batch", tasks_per_batch, minimum=1)
+        _checks.check_integer("num_workers", num_workers, minimum=0)
+        self.settings = {"val": [Setting()] if val is None else val, "test": [Setting()] if test is None else test}
         self.episodes = {"val": val_episodes, "test": test_episodes}
+        for stage, settings in self.settings.items():
+            _checks.check_integer(f"{stage}_episodes", self.episodes[stage], minimum=1)
+            if not settings:
+                raise ValueError(f"{stage} must hold at least one setting; got none")
         self.names = {stage: [setting.name for setting in settings] for stage, settings in self.settings.items()}
         self.predict_support, self.predict_query = predict_support, predict_query
         self._images: dict[str, ImageSet] = {}

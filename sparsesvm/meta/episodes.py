@@ -67,8 +67,8 @@ class EpisodeSampler:
         balanced: bool = True,
         seed: int = 0,
     ) -> None:
-        self.n_way, self.n_shot = _bounds("n_way", n_way, 2), _bounds("n_shot", n_shot, 1)
-        self.n_query = _bounds("n_query", n_query, 1)
+        self.n_way, self.n_shot = check_count("n_way", n_way, 2), check_count("n_shot", n_shot, 1)
+        self.n_query = check_count("n_query", n_query, 1)
         if not 0 <= within <= 1:
             raise ValueError(f"within must lie in [0, 1]; got {within}")
         self.within, self.rotations, self.balanced, self.seed = within, rotations, balanced, seed
@@ -101,7 +101,7 @@ class EpisodeSampler:
         if self.within == 0:
             return []
         if groups is None:
-            raise ValueError("within > 0 needs groups; got None")
+            raise DataError("within > 0 needs groups of classes, as alphabets are; these data have none")
         if len(groups) != len(self.classes):
             raise ValueError(f"groups must name the group of each of the {len(self.classes)} classes; got {len(groups)}")
         of_class = np.asarray(groups)
@@ -180,7 +180,8 @@ class Draws(Dataset[Draw]):
         return self.sampler.draw(number)
 
 
-def _bounds(name: str, count: Count, least: int) -> tuple[int, int]:
+def check_count(name: str, count: Count, least: int) -> tuple[int, int]:
+    """The smallest and the largest number."""
     low, high = (count, count) if isinstance(count, int) else count
     if not least <= low <= high:
         raise ValueError(f"{name} must be a number of at least {least}, or such numbers (smallest, largest); got {count}")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsesvm import FittedHead, SparseSVMHead, _checks
+from sparsesvm.fewshot import FewShotHead
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
 from sparsesvm.meta.errors import DataError
@@ -69,6 +70,15 @@ class MetaLearner(lightning.LightningModule):
             isinstance(head, SparseSVMHead) and head.log_lambda1_ratio is None and (head.lambda1_ratio or head.max_active < 1)
         ):
             raise ValueError("sparsity_warmup needs a SparseSVMHead with a fixed lambda1_ratio > 0 or with max_active < 1")
+        for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+            _checks.check_number(name, value)
+        _checks.check_integer("warmup_steps", warmup_steps, minimum=0)
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1]; got {label_smoothing}")
+        if schedule != "cosine":
+            for start, rate in schedule.items():
+                _checks.check_integer("an epoch of schedule", int(start), minimum=0)
+                _checks.check_number("a learning rate of schedule", rate)
         if optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer must be adam or sgd; got {optimizer!r}")
         self.encoder, self.head = encoder.to(memory_format=torch.channels_last), head  # type: ignore[call-overload]
@@ -107,7 +117,13 @@ class MetaLearner(lightning.LightningModule):
 
     def encode(self, images: Tensor) -> Tensor:
         """Features (n, n_features) of images (n, channels, height, width), in float32 under mixed precision too."""
-        features: Tensor = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        try:
+            features: Tensor = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        except RuntimeError as error:
+            if isinstance(error, torch.cuda.OutOfMemoryError) or not type(self.encoder).__module__.startswith("sparsesvm."):
+                raise
+            shape, reason = tuple(images.shape[1:]), str(error).splitlines()[0]
+            raise DataError(f"{type(self.encoder).__name__} does not take images of shape {shape}: {reason}") from error
         return features.flatten(1).float()
 
     def forward(self, batch: EpisodeBatch) -> list[tuple[Tensor, Tensor]]:
@@ -124,12 +140,14 @@ class MetaLearner(lightning.LightningModule):
             try:
                 logits = [head(query, support, labels, n_way, sample_weight=weight) for head in heads]
             except ValueError as error:
-                if features.isfinite().all():
-                    raise
-                raise DataError(
-                    f"the encoder gives features that are not finite, after {self.global_step} training steps. "
-                    "Lower learning_rate or use a wider trainer.precision."
-                ) from error
+                if not features.isfinite().all():
+                    raise DataError(
+                        f"the encoder gives features that are not finite, after {self.global_step} training steps. "
+                        "Lower learning_rate or use a wider trainer.precision."
+                    ) from error
+                if all(isinstance(head, FewShotHead) for head in heads):
+                    raise DataError(str(error)) from error  # an option that does not suit the features
+                raise
             yield logits, tasks
 
     def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
