@@ -133,6 +133,14 @@ FORMS = {
 }
 
 
+def test_what_else_a_file_holds_does_not_matter(tmp_path):
+    np.savez(tmp_path / "e.npz", features=EMBEDDINGS, labels=LABELS, files=np.array([{}], dtype=object))
+    assert len(read_features(str(tmp_path / "e.npz"))[0]) == 120
+    torch.save({"features": EMBEDDINGS, "labels": LABELS}, tmp_path / "numpy.pt")
+    with pytest.raises(DataError, match=r"numpy\.pt cannot be read as arrays: it holds more than tensors .* Save tensors"):
+        read_features(str(tmp_path / "numpy.pt"))
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_embeddings_are_read_as_other_programs_write_them(tmp_path, name):
     content = {"features": EMBEDDINGS, "labels": LABELS} | FORMS[name]

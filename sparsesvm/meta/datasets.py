@@ -71,7 +71,7 @@ class Arrays(Reader):
 
     def read(self, split: str) -> ImageSet:
         check_split(split)
-        data = load_arrays(self.root, ("images", "labels"))
+        data = load_arrays(self.root, ("images", "labels"), ("split",))
         images = to_channels_first(data["images"], self.root)
         names, codes = class_codes(data["labels"], len(images), f"{self.root}: labels")
         if "split" not in data:

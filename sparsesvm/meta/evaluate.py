@@ -199,7 +199,7 @@ def read_features(path: str) -> tuple[Tensor, ImageSet]:
 
     Returns them, and a stand-in for the images that carries labels and groups.
     """
-    data = load_arrays(path, ("features", "labels"))
+    data = load_arrays(path, ("features", "labels"), ("groups",))
     stored = data["features"]
     if stored.dtype.kind != "f" or stored.ndim != 2 or 0 in stored.shape:
         raise DataError(f"{path}: features must be floating-point (n, n_features), n > 0; got {stored.dtype} {stored.shape}")

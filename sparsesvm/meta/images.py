@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import mimetypes
 import os
+import pickle
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -99,30 +100,35 @@ class Reader(ABC):
         raise DataError(f"{type(self).__name__} does not read single image files; use an .npz file, or ClassFolders or Omniglot")
 
 
-def load_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The arrays of an `.npz` or `.pt` file, pickles refused; `names` must be among them."""
+def load_arrays(path: str | os.PathLike[str], names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    """Arrays of an `.npz` or `.pt` file, pickles refused: `names`, and those of `optional` that are there. What else the file
+    holds is not looked at."""
     if not os.path.isfile(path):
         raise DataError(f"there is no file {path}")
-    data: dict[str, NDArray[Any]] = {}
     try:
         if str(path).endswith(".npz"):
             with np.load(path, allow_pickle=False) as opened:
-                data = {name: _to_array(opened[name]) for name in opened.files}
+                present = list(opened.files)
+                data = {name: _to_array(opened[name]) for name in (*names, *optional) if name in present}
         elif str(path).endswith(ARRAYS):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(loaded, dict):
                 raise DataError(f"{path} must hold a dictionary of arrays; it holds a {type(loaded).__name__}")
-            data = {str(name): _to_array(value) for name, value in loaded.items()}
+            present = [str(name) for name in loaded]
+            data = {name: _to_array(loaded[name]) for name in (*names, *optional) if name in loaded}
         else:
             raise DataError(f"arrays are read from .npz and .pt files; got {path}")
     except DataError:
         raise
+    except pickle.UnpicklingError as error:
+        reason = "it holds more than tensors and plain values. Save tensors, with torch.as_tensor(array), or an .npz file"
+        raise DataError(f"{path} cannot be read as arrays: {reason}") from error
     except Exception as error:  # whatever a damaged file makes the readers raise
-        raise DataError(f"{path} cannot be read as arrays: {error}") from error
+        raise DataError(f"{path} cannot be read as arrays: {' '.join(str(error).split())}") from error
     missing = [name for name in names if name not in data]
     if missing:
         raise DataError(
-            f"{path} must hold the arrays {', '.join(names)}; it lacks {', '.join(missing)} and has {', '.join(data)}"
+            f"{path} must hold the arrays {', '.join(names)}; it lacks {', '.join(missing)} and has {', '.join(present)}"
         )
     return data
 

@@ -229,7 +229,8 @@ class MetaLearner(lightning.LightningModule):
             name = names[number] if number < len(names) else str(number)
             accuracy = self.all_gather(torch.cat(found)).flatten().double()  # type: ignore[union-attr]
             means.append(accuracy.mean())
-            interval = 1.96 * accuracy.std(correction=0) / len(accuracy) ** 0.5
+            errors = 1.96 / len(accuracy) ** 0.5 if len(accuracy) > 1 else math.nan  # one episode says nothing of the width
+            interval = errors * accuracy.std(correction=0)
             self.log(f"{stage}/{name}", accuracy.mean().float())
             self.log(f"{stage}/{name} ±", interval.float())
         self._accuracies.clear()
