@@ -95,6 +95,10 @@ TYPE_ERRORS = {
     ),
     "an array of names": ({"labels": np.array(["a", "b", "c"] * 2)}, r"got ndarray\. Number the classes: "),
     "names of pandas": ({"labels": np.array(["a", "b", "c"] * 2, dtype=object)}, r"got ndarray\. Number the classes: "),
+    "structured labels": (
+        {"labels": np.array([(1, 2.0)] * 6, [("class", int), ("score", float)])},
+        r"got ndarray\. Take one of the fields, e\.g\. labels\['class'\]",
+    ),
     "mirrored features": (
         {"features": FEATURES.numpy()[:, ::-1]},
         r'got ndarray\. Convert with torch.as_tensor\(numpy.ascontiguousarray\(features, "float32"\)\)',

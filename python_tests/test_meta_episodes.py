@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import numpy as np
@@ -170,6 +171,15 @@ def test_workers_do_not_change_the_episodes():
             torch.testing.assert_close(x, y, rtol=0, atol=0)
 
 
+def turned(picture):
+    """As a camera stores it that was held on its side."""
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    buffer = io.BytesIO()
+    picture.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=tags)
+    return Image.open(buffer)
+
+
 def test_any_data_set_of_image_and_label_will_do():
     grey = images()
     draw = sampler().draw(0)
@@ -182,6 +192,7 @@ def test_any_data_set_of_image_and_label_will_do():
         (pictures_of_pillow, grey / 255),
         ([picture.convert("P") for picture in pictures_of_pillow], grey.expand(-1, 3, -1, -1) / 255),  # palettes have colours
         (grey > 99, (grey > 99).float()),
+        ([turned(picture) for picture in pictures_of_pillow], grey / 255),
     ):
         episode = EpisodeDataset(list(zip(pictures, LABELS, strict=True)), sampler())[0]
         torch.testing.assert_close(episode.query_images, expected[draw.query])

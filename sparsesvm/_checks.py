@@ -322,9 +322,12 @@ def _kind(value: object) -> str:
 def _conversion(value: object, name: str) -> str:
     """How what is no tensor becomes one."""
     first = value[0] if isinstance(value, (list, tuple)) and value else value
-    if isinstance(first, (str, bytes)) or (isinstance(value, np.ndarray) and value.dtype.kind in "OSU"):
+    array = np.asarray(value) if hasattr(value, "__array__") else np.zeros(0)
+    if isinstance(first, (str, bytes)) or array.dtype.kind in "OSU":
         return f"Number the classes: torch.as_tensor(numpy.unique({name}, return_inverse=True)[1])."
-    if isinstance(value, np.ndarray) and (not value.dtype.isnative or any(stride < 0 for stride in value.strides)):
+    if array.dtype.names:
+        return f"Take one of the fields, e.g. {name}[{array.dtype.names[0]!r}]."
+    if not array.dtype.isnative or any(stride < 0 for stride in array.strides):
         # Mirrored arrays, and those of another byte order, are nothing that torch takes.
-        return f'Convert with torch.as_tensor(numpy.ascontiguousarray({name}, "{value.dtype.newbyteorder("=").name}")).'
+        return f'Convert with torch.as_tensor(numpy.ascontiguousarray({name}, "{array.dtype.newbyteorder("=").name}")).'
     return "Convert with torch.as_tensor."

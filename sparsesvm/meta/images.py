@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -153,6 +153,8 @@ def class_codes(labels: ArrayLike | Tensor, n: int, where: str) -> tuple[NDArray
         labels: (n,) or (n, 1) integers, names, or floating-point numbers that are whole.
         where: the file or argument, for messages.
     """
+    if np.ma.is_masked(labels):
+        raise DataError(f"{where} must have no masked entries. Drop these samples.")
     array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     array = array[:, 0] if array.shape == (n, 1) else array
     if array.shape != (n,):
@@ -181,7 +183,6 @@ def read_image(path: Path, size: int | None, channels: int) -> Tensor:
             if opened.format == "PNG" and "transparency" in opened.info and opened.tile[0][3] in ("L;2", "L;4", "RGB;16B"):
                 # Pillow compares its number with pixels that it has rescaled.
                 raise DataError("one of its colours means transparent, at a depth that is misread. Save it with an alpha channel")
-            ImageOps.exif_transpose(opened, in_place=True)
             image = to_eight_bits(opened)
     except Exception as error:  # whatever a damaged or hostile file makes Pillow raise
         raise DataError(f"{path} cannot be read as an image: {error}") from error
@@ -193,9 +194,14 @@ def read_image(path: Path, size: int | None, channels: int) -> Tensor:
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """The picture in mode "L" or "RGB" as a viewer shows it, on white where it is transparent. Colour profiles are left aside."""
+    """The picture in mode "L" or "RGB" as a viewer shows it: upright, and on white where it is transparent. Colour profiles are
+    left aside."""
     tags: Any = getattr(image, "tag_v2", {})  # of a TIFF file
-    if image.mode == "F" or tags.get(339, (1,))[0] != 1 or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+    kind = image.format
+    image.load()  # the orientation may stand at the end of a file
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or tags.get(339, (1,))[0] != 1 or (image.mode == "I" and kind not in ("PNG", "PPM")):
         raise DataError(
             "its pixels are floating-point, signed or of 32 bits, and nothing says which value is white. "
             "Save it with 8 or 16 bits for each colour"
