@@ -356,3 +356,5 @@ def test_a_ridge_penalty_that_is_lost_to_rounding_is_named():
     torch.testing.assert_close(RidgeHead(lambda2=1e-8).fit(support, labels).weights.double(), exact, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="lambda2 must be larger: added to the products of these features"):
         RidgeHead(lambda2=1e-300, center=False).fit(torch.ones(10, 4), labels)
+    with pytest.raises(ValueError, match="dual_reg must be larger: added to the products of these features"):
+        SparseSVMHead(0.0, dual_reg=1e-300, refit="ridge", center=False, normalize=False).fit(torch.eye(2).repeat(5, 1), labels)

@@ -34,12 +34,10 @@ def check_device(features: Tensor, usable: tuple[str, ...]) -> None:
         )
 
 
-def check_finite(name: str, values: Tensor) -> None:
+def check_finite(name: str, values: Tensor, remedy: str = "sample_weight 0 removes samples") -> None:
     for value in _extremes(values) or ():
         if not math.isfinite(value):
-            raise ValueError(
-                f"{name} must be finite; got {value}. torch.nan_to_num replaces such values, sample_weight 0 removes samples."
-            )
+            raise ValueError(f"{name} must be finite; got {value}. torch.nan_to_num replaces such values, {remedy}.")
 
 
 def check_query(query: Tensor, weights: Tensor, name: str) -> None:

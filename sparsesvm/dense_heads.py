@@ -73,8 +73,11 @@ class PrototypeHead(FewShotHead):
         return 2 * prototypes, bias
 
 
-def ridge_weights(features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, lambda2: Tensor | float) -> Tensor:
-    """`RidgeHead`'s weights (..., n_way, n_features); `lambda2` is a number or (..., 1, 1)."""
+def ridge_weights(
+    features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, lambda2: Tensor | float, name: str = "lambda2"
+) -> Tensor:
+    """`RidgeHead`'s weights (..., n_way, n_features); `lambda2` is a number or (..., 1, 1), which the caller's user knows as
+    `name`."""
     exact = features.double()  # in which small penalties and large features keep their digits
     targets = functional.one_hot(labels, n_way).double() - 1 / n_way
     # (F' C F + lambda2 I)^-1 F' C T = F' C (F F' C + lambda2 I)^-1 T. Without square roots of the weights C, the gradient
@@ -82,5 +85,5 @@ def ridge_weights(features: Tensor, labels: Tensor, n_way: int, sample_weight: T
     weight = 1.0 if sample_weight is None else sample_weight.double().unsqueeze(-1)
     gram = (weight * (exact @ exact.mT)).mT
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    coefficients: Tensor = weight * _checks.solve_linear(gram + lambda2 * identity, targets, "lambda2")
+    coefficients: Tensor = weight * _checks.solve_linear(gram + lambda2 * identity, targets, name)
     return (coefficients.mT @ exact).to(features.dtype)

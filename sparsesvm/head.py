@@ -123,7 +123,8 @@ class SparseSVMHead(FewShotHead):
             selected = features * active.repeat_interleave(self.group_size, -1).unsqueeze(-2)
             if self.refit == "ridge":
                 solution = solution._replace(active=active)
-                weights = ridge_weights(selected, labels, n_way, sample_weight, self._ridge_penalty(labels, n_way, sample_weight))
+                penalty = self._ridge_penalty(labels, n_way, sample_weight)
+                weights = ridge_weights(selected, labels, n_way, sample_weight, penalty, "dual_reg")
             else:
                 solution = self._solve(selected, labels, n_way, sample_weight, lambda2, lambda1=0.0, init_dual=solution.dual)
                 weights = solution.weights

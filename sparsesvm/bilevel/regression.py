@@ -215,4 +215,4 @@ def _largest_correlation(features: Tensor, targets: Tensor) -> Tensor:
 
 
 def _check_representable(values: Tensor) -> None:
-    _checks.check_finite("features and targets, and what comes of their products,", values)
+    _checks.check_finite("features and targets, and what comes of their products,", values, "rescale what overflows")
