@@ -510,6 +510,17 @@ def test_options_of_the_trainer_that_cannot_work_end_with_one_line_that_names_th
     assert "\n" not in str(stopped.value)
 
 
+def test_a_seed_decides_and_the_saved_configuration_repeats_the_run(config, tmp_path):
+    fit("--config", config(1), "--report=false", "--seed_everything", "5")
+    saved = tmp_path / "run" / "logs" / "version_0" / "config.yaml"
+    assert "seed_everything: 5\n" in saved.read_text()
+    fit("--config", config(1, "other"), "--report=false", "--seed_everything", "6")
+    fit("--config", saved, "--report=false", "--trainer.default_root_dir", tmp_path / "again", "--checkpoint.dirpath=null")
+    first, other, again = (weights(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("run", "other", "again"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
 @pytest.mark.parametrize("value", ["true", "false", "-1", "4294967296", "x"])
 def test_a_seed_is_a_number(config, capsys, value):
     with pytest.raises(SystemExit) as stopped:

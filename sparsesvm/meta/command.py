@@ -113,8 +113,8 @@ class Command(LightningCLI):
         parser.add_argument("--seed_everything", type=Seed, default=self.seed_everything_default, help="of all random draws")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("seed_everything", "data.seed")
-        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.set_defaults(
             {
