@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.resources
 import importlib.util
@@ -9,7 +10,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,16 +56,12 @@ def run(arguments: Sequence[str]) -> None:
     except (DataError, OSError) as error:
         # What a worker process raised ends with its message.
         raise SystemExit(f"sparsesvm {arguments[0]}: {str(error).strip().splitlines()[-1]}") from error
-    except Exception as error:
-        if not _is_complaint_of_lightning(error):
-            raise
-        raise SystemExit(f"sparsesvm {arguments[0]}: {' '.join(str(error).split())}") from error
 
 
-def _is_complaint_of_lightning(error: Exception) -> bool:
-    """What Lightning itself raises is about its options; an encoder or a head that fails shows where."""
+def _comes_from(error: BaseException, package: str) -> bool:
+    """Whether a package itself raises the error: what Lightning does is about its options; an encoder that fails shows where."""
     (*_, (frame, _)) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith("lightning.")
+    return str(frame.f_globals.get("__name__")).startswith(f"{package}.")
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
@@ -139,12 +136,14 @@ class Command(LightningCLI):
 
     def instantiate_classes(self) -> None:
         try:
-            super().instantiate_classes()
+            with self._complaints_of_lightning():
+                super().instantiate_classes()
         except DataError:
             raise
         except ValueError as error:
             # A value out of range, which our classes name; for an optional object jsonargparse wraps their error in its own.
-            raise DataError(str(error.__cause__ or error)) from error
+            cause = error.__cause__ or error
+            raise (DataError(str(cause)) if _comes_from(cause, "sparsesvm") else self._unnamed(cause)) from error
         self.model.configuration = {key: self.config_dump[key] for key in ("model", "data")}
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
@@ -152,33 +151,45 @@ class Command(LightningCLI):
         root = Path(given.default_root_dir)
         if given.logger in (None, True):
             kwargs["logger"] = _loggers(root) if self.subcommand == "fit" else [CSVLogger(root, "logs")]
-        plugins = given.plugins or []
-        kwargs["plugins"] = [WholeCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins])]
+        kwargs["plugins"] = [WholeCheckpointIO(), *_listed(given.plugins)]
         if self.subcommand == "predict":
-            kwargs["callbacks"] = [*(given.callbacks or []), _PredictionWriter(root / "predictions.csv")]
+            kwargs["callbacks"] = [*_listed(given.callbacks), _PredictionWriter(root / "predictions.csv")]
         if self.subcommand != "fit" and self.config[self.subcommand].ckpt_path is None:
             print("without --ckpt_path the weights are random", file=sys.stderr)
         if given.enable_checkpointing is False:
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except Exception as error:
-            if not _is_complaint_of_lightning(error):
-                raise
-            raise DataError(f"{' '.join(str(error).split())} {self._options_given()}") from error
+        return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with self._complaints_of_lightning():
+            super()._run_subcommand(subcommand)
 
     def _dump_config(self) -> None:
         try:
             super()._dump_config()
         except Exception as error:  # whatever YAML cannot say
-            reason = " ".join(str(error).split())
-            raise DataError(f"the configuration cannot be saved: {reason}. {self._options_given()}") from error
+            raise self._unnamed(error) from error
 
-    def _options_given(self) -> str:
-        """Of the trainer, where Lightning does not name the one at fault."""
-        default, given = self._parser(self.subcommand).get_defaults().trainer, self.config[self.subcommand].trainer
-        changed = [f"trainer.{name}={value}" for name, value in vars(given).items() if value != default[name]]
-        return f"The options given are {', '.join(changed)}."
+    @contextlib.contextmanager
+    def _complaints_of_lightning(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not _comes_from(error, "lightning"):
+                raise
+            raise self._unnamed(error) from error
+
+    def _unnamed(self, error: BaseException) -> DataError:
+        """The error in one line, with the options given, as it need not name the one at fault."""
+        parser, given = self._parser(self.subcommand), self.config[self.subcommand]
+        default = parser.get_defaults()
+        changed = [
+            f"{group}.{name}={value}"
+            for group in ("trainer", "checkpoint")
+            for name, value in vars(given[group]).items()
+            if value != default[group][name]
+        ]
+        return DataError(f"{' '.join(str(error).split())} (given: {', '.join(changed)})")
 
     def after_fit(self) -> None:
         """The table and the figures of the best checkpoint."""
@@ -195,6 +206,11 @@ class Command(LightningCLI):
             report.run(report.make_parser().parse_args(arguments))
         except DataError as error:
             print(f"trained, but there is no report on the test split: {error}", file=sys.stderr)
+
+
+def _listed(given: Any) -> list[Any]:
+    """Lightning takes one object for a list of it."""
+    return given if isinstance(given, list) else [] if given is None else [given]
 
 
 def _check_trainer(given: Any) -> None:
