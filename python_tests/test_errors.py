@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,6 +56,15 @@ VALUE_ERRORS = {
     "ratio tensor above one": ({"lambda1": None, "lambda1_ratio": torch.tensor(1.5)}, "lambda1_ratio.*1.5"),
     "negative ratio tensor": ({"lambda1": None, "lambda1_ratio": torch.tensor(-0.5)}, "lambda1_ratio.*-0.5"),
     "nan with a ratio": ({"features": NAN, "lambda1": None, "lambda1_ratio": 0.1}, "features.*finite"),
+    "one-hot labels": (
+        {"labels": torch.eye(3)[LABELS]},
+        r"labels must have shape \(6,\).*got \(6, 3\)\. labels\.argmax\(-1\) makes numbers of one-hot labels",
+    ),
+    "labels in a column": ({"labels": LABELS[:, None]}, r"got \(6, 1\)\. labels\.squeeze\(-1\) drops the last dimension"),
+    "padding without weight": (
+        {"labels": LABELS - 100, "n_way": 3},
+        "minimum -100.*padding takes sample_weight 0",
+    ),
     "infinite tol": ({"tol": float("inf")}, "tol.*inf"),
     "nan in init_dual": ({"init_dual": torch.full((6, 3), float("nan"))}, "init_dual must be finite; got nan"),
     "infinity in init_dual": ({"init_dual": torch.full((6, 3), float("inf"))}, "init_dual must be finite; got inf"),
@@ -80,6 +90,26 @@ TYPE_ERRORS = {
     "n_way as a float": ({"n_way": 3.0}, "n_way must be an integer; got float"),
     "group_size as text": ({"group_size": "2"}, "group_size.*str"),
     "dual_reg as text": ({"dual_reg": "1"}, "dual_reg.*str"),
+    "labels of names": (
+        {"labels": ["a", "b", "c"] * 2},
+        r"got list\. Number the classes: .*numpy.unique\(labels",
+    ),
+    "an array of names": ({"labels": np.array(["a", "b", "c"] * 2)}, r"got ndarray\. Number the classes: "),
+    "names of pandas": ({"labels": np.array(["a", "b", "c"] * 2, dtype=object)}, r"got ndarray\. Number the classes: "),
+    "structured labels": (
+        {"labels": np.array([(1, 2.0)] * 6, [("class", int), ("score", float)])},
+        r"got ndarray\. Take one of the fields, e\.g\. labels\['class'\]",
+    ),
+    "mirrored features": (
+        {"features": FEATURES.numpy()[:, ::-1]},
+        r'got ndarray\. Convert with torch.as_tensor\(numpy.ascontiguousarray\(features, "float32"\)\)',
+    ),
+    "big-endian labels": (
+        {"labels": LABELS.numpy().astype(">i4")},
+        r'Convert with torch.as_tensor\(numpy.ascontiguousarray\(labels, "int32"\)\)',
+    ),
+    "n_way as a tensor": ({"n_way": LABELS.max() + 1}, r"n_way must be an integer; got Tensor\. Convert with int\(n_way\)"),
+    "tol as an array": ({"tol": np.array([1e-3])}, r"tol must be a number; got ndarray\. Convert with float\(tol\)"),
     "tol as text": ({"tol": "1"}, "tol.*str"),
 }
 
@@ -231,6 +261,57 @@ def test_query_of_other_tasks(head):
 def test_mapped_heads_never_take_a_label_out_of_range_for_an_answer(head):
     mapped = torch.func.vmap(lambda f, y: head()(f, f, y, 3))
     assert mapped(FEATURES[None], LABELS[None] + 1).isnan().all()
+
+
+CALLS = {
+    "solve": lambda labels, **options: sparsesvm.solve(FEATURES, labels, lambda1=0.1, lambda2=1.0, **options).weights,
+    "lambda1_max": lambda labels, **options: sparsesvm.lambda1_max(FEATURES, labels, **options),
+    "exact lambda1_max": lambda labels, **options: sparsesvm.lambda1_max(FEATURES, labels, exact=True, **options),
+    "duality_gap": lambda labels, **options: sparsesvm.duality_gap(
+        FEATURES, labels, torch.ones(3, 8), lambda1=0.1, lambda2=1.0, **options
+    ),
+    "path": lambda labels, **options: (
+        sparsesvm.regularization_path(FEATURES, labels, lambda2=1.0, n_lambdas=3, **options).solution.weights
+    ),
+    **{head.__name__: lambda labels, head=head, **options: head()(FEATURES, FEATURES, labels, **options) for head in HEADS},
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("label", [-100, 255, 3, 2**40])
+@pytest.mark.parametrize("n_way", [3, None])
+def test_samples_of_weight_zero_may_have_any_label(name, label, n_way):
+    weight = torch.tensor([1.0, 1, 1, 1, 0, 1])
+    padded = LABELS.clone()
+    padded[4] = label
+    expected = CALLS[name](LABELS, n_way=3, sample_weight=weight)
+    torch.testing.assert_close(CALLS[name](padded, n_way=n_way, sample_weight=weight), expected, rtol=0, atol=0)
+    torch.testing.assert_close(CALLS[name](padded, n_way=n_way, sample_weight=weight > 0), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_label_of_padding_is_nothing_to_vmap_compile_and_the_gradient():
+    weight = torch.tensor([1.0, 1, 1, 1, 0, 1])
+    padded = LABELS.clone()
+    padded[4] = -100
+
+    def weights(features, labels):
+        return sparsesvm.solve(features, labels, lambda1=0.1, lambda2=1.0, n_way=3, sample_weight=weight).weights
+
+    expected = weights(FEATURES, LABELS)
+    torch.testing.assert_close(torch.func.vmap(weights)(FEATURES[None], padded[None])[0], expected, rtol=0, atol=0)
+    gradients = [torch.func.grad(lambda f, y=y: weights(f, y).square().sum())(FEATURES) for y in (LABELS, padded)]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
+    assert not gradients[1][4].any()
+
+
+@pytest.mark.parametrize("name", sorted(CALLS.keys() - {"duality_gap"}))  # whose weights say how many classes there are
+def test_classes_that_the_labels_leave_empty_are_noted(name):
+    with pytest.warns(UserWarning, match=r"labels begin at 1, so that n_way, .* becomes 4 and a class is without samples"):
+        CALLS[name](LABELS + 1)
+    with pytest.warns(UserWarning, match=r"labels reach 255, so that n_way, .* give samples that are padding sample_weight 0"):
+        CALLS[name](LABELS.where(LABELS < 2, 255))
+    CALLS[name](LABELS + 1, n_way=4)
+    CALLS[name](LABELS * 2)  # of six samples some might be of any of the five classes
 
 
 def test_path_options():

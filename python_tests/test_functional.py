@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
 
 import sparsesvm
+import sparsesvm.bilevel
 from benchmarks.problems import episode, uniform_bound
 
 
@@ -206,3 +209,19 @@ def test_the_gradient_takes_lambda1_max_as_a_constant(task):
     sparsesvm.solve(by_ratio, labels, lambda1_ratio=0.3, lambda2=0.1).weights.square().sum().backward()
     sparsesvm.solve(direct, labels, lambda1=0.3 * bound, lambda2=0.1).weights.square().sum().backward()
     assert torch.equal(by_ratio.grad, direct.grad)
+
+
+def test_solutions_are_loaded_with_the_default_of_torch():
+    features, labels = torch.eye(4), torch.arange(4)
+    solution = sparsesvm.solve(features, labels, lambda1=0.1, lambda2=1.0)
+    path = sparsesvm.regularization_path(features, labels, lambda2=1.0, n_lambdas=3)
+    regression = sparsesvm.bilevel.sparse_regression(features, features[0], lambda1=0.1)
+    saved = {"solution": solution, "path": path, "regression": regression, "status": sparsesvm.StatusCode.MAX_ITER}
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=True)
+    assert loaded["status"] is sparsesvm.StatusCode.MAX_ITER
+    for name in ("solution", "path", "regression"):
+        assert type(loaded[name]) is type(saved[name])
+        torch.testing.assert_close(tuple(loaded[name]), tuple(saved[name]), rtol=0, atol=0)

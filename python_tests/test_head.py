@@ -198,6 +198,31 @@ def test_logits_have_the_type_of_the_query(data, make, dtype):
     assert make()(query[:0], support, labels).shape == (0, 5)
 
 
+@pytest.mark.parametrize("make", HEADS)
+@pytest.mark.parametrize("support_type", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("query_type", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_class_without_samples_has_finite_logits_losses_and_gradients(data, make, support_type, query_type):
+    query, support, labels, query_labels = data
+    leaf, head = query.to(query_type).requires_grad_(), make()
+    logits = head(leaf, support.to(support_type), labels, 6)
+    assert logits.isfinite().all()
+    logits = logits.to(torch.promote_types(query_type, torch.float32))
+    loss = torch.nn.functional.cross_entropy(logits, query_labels, label_smoothing=0.1)
+    loss.backward()
+    assert loss.isfinite()
+    assert leaf.grad.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
+    assert (head.fit(support.to(support_type), labels, 6).predict(leaf) < 5).all()
+
+
+def test_classes_that_half_precision_cannot_tell_apart_are_predicted_rightly():
+    support = torch.tensor([[100.0, 0], [0, 100]])
+    fitted = PrototypeHead(center=False, normalize=False, scale=100.0).fit(support, torch.arange(2))
+    query = torch.tensor([[90.0, 80], [80, 90]]).half()
+    assert fitted.decision_function(query).isfinite().all()
+    assert fitted.predict(query).tolist() == [0, 1]
+
+
 def test_refit_has_the_gradient_of_the_selected_features_alone(data):
     _, support, labels, _ = (part.double() if part.is_floating_point() else part for part in data)
     head = SparseSVMHead(0.3, refit=True, center=False, normalize=False, tol=1e-11)
@@ -379,3 +404,13 @@ def test_digits_survive_a_large_mean_and_a_query_near_it(data, normalize, offset
     error = (fitted.decision_function(query) - expected).abs() / expected.abs().amax(-1, keepdim=True)
     # Of the query near the mean only `each` asks more than the difference of nearly equal numbers.
     assert error[: None if normalize == "each" else -1].max() < 3e-5
+
+
+def test_a_ridge_penalty_that_is_lost_to_rounding_is_named():
+    support, labels = torch.randn(10, 4, generator=torch.Generator().manual_seed(0)), torch.arange(10) % 2
+    exact = RidgeHead(lambda2=1e-8).fit(support.double(), labels).weights
+    torch.testing.assert_close(RidgeHead(lambda2=1e-8).fit(support, labels).weights.double(), exact, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="lambda2 must be larger: added to the products of these features"):
+        RidgeHead(lambda2=1e-300, center=False).fit(torch.ones(10, 4), labels)
+    with pytest.raises(ValueError, match="dual_reg must be larger: added to the products of these features"):
+        SparseSVMHead(0.0, dual_reg=1e-300, refit="ridge", center=False, normalize=False).fit(torch.eye(2).repeat(5, 1), labels)

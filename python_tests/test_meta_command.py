@@ -204,7 +204,8 @@ def test_predictions_are_written(config, tmp_path):
     np.savez(tmp_path / "query.npz", images=images[[4, 0, 3]])
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     arguments = ["--config", config(1), "--ckpt_path", last, "--data.predict_support", tmp_path / "support.npz"]
-    cli.main(["predict", *map(str, arguments), "--data.predict_query", str(tmp_path / "query.npz")])
+    query = ["--data.predict_query", str(tmp_path / "query.npz"), "--trainer.callbacks", "DeviceStatsMonitor"]
+    cli.main(["predict", *map(str, arguments), *query, "--trainer.callbacks.cpu_stats", "false"])
     with open(tmp_path / "run" / "predictions.csv", newline="") as opened:
         assert list(csv.reader(opened)) == [["image", "class"], ["0", "z"], ["1", "x"], ["2", "y"]]
     for name, image in (
@@ -361,6 +362,30 @@ def test_checkpoints_of_others_are_refused(config, tmp_path):
         ),
         (["--model.head.lambda2", "-1"], r"lambda2 must be"),
         (["--model.auxiliary_head.lambda2", "-1"], r"^sparsesvm fit: lambda2 must be positive and finite; got -1\.0$"),
+        (["--data.tasks_per_step", "0"], r"tasks_per_step must be at least 1 and below 2\*\*63; got 0"),
+        (["--data.episodes_per_epoch", "0"], r"episodes_per_epoch must be at least 1"),
+        (["--data.tasks_per_batch", "0"], r"tasks_per_batch must be at least 1"),
+        (["--data.val_episodes", "0"], r"val_episodes must be at least 1"),
+        (["--data.test_episodes=-1"], r"test_episodes must be at least 1"),
+        (["--data.num_workers=-1"], r"num_workers must be at least 0"),
+        (["--data.n_way", "1"], r"n_way must be a number of at least 2"),
+        (["--data.n_shot", "[3,2]"], r"n_shot must be a number of at least 1, or such numbers"),
+        (["--data.within", "2"], r"within must lie in \[0, 1\]; got 2"),
+        (["--data.within", "0.5"], r"within > 0 needs groups of classes, as alphabets are; these data have none"),
+        (["--data.class_augment_share", "2"], r"class_augment_share must lie in \[0, 1\]; got 2"),
+        (["--data.val", "[]"], r"val must hold at least one setting; got none"),
+        (["--model.learning_rate=-1"], r"learning_rate must be >= 0 and finite; got -1"),
+        (["--model.weight_decay=-1"], r"weight_decay must be >= 0"),
+        (["--model.warmup_steps=-1"], r"warmup_steps must be at least 0"),
+        (["--model.label_smoothing=2"], r"label_smoothing must lie in \[0, 1\]; got 2"),
+        (["--model.schedule={-1: 0.1}"], r"an epoch of schedule must be at least 0"),
+        (["--model.schedule={1: -0.1}"], r"a learning rate of schedule must be >= 0"),
+        (["--model.encoder.channels", "3"], r"Conv4 does not take images of shape \(1, 8, 8\): .* to have 3 channels, but got 1"),
+        (["--model.head.group_size", "7"], r"group_size must divide the number of features, 64; got 7"),
+        (["--model.head.group_size", "0"], r"group_size must be at least 1"),
+        (["--model.head.tol=-1"], r"tol must be >= 0"),
+        (["--model.head.max_iter=-1"], r"max_iter must be at least 0"),
+        (["--model.head.on_failure=foo"], r'on_failure must be "ignore", "warn" or "raise"; got \'foo\''),
         (["--config", "absent"], r"config must be a file or one of .*digits.*; got absent"),
         (
             ["--data.reader", "sparsesvm.meta.ClassFolders", "--root", "/absent"],
@@ -372,6 +397,158 @@ def test_wrong_requests_end_with_one_line(config, arguments, message):
     with pytest.raises(SystemExit, match=message) as stopped:
         fit("--config", config(), *arguments)
     assert "\n" not in str(stopped.value)
+
+
+TRAINER_OPTIONS = {
+    "accumulate_grad_batches": ["2"],
+    "benchmark": ["true"],
+    "callbacks": ["LearningRateMonitor", "StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1"],
+    "check_val_every_n_epoch": ["2"],
+    "deterministic": ["true", "warn"],
+    "detect_anomaly": ["true"],
+    "enable_autolog_hparams": ["false"],
+    "enable_model_summary": ["true"],
+    "enable_progress_bar": ["true"],
+    "gradient_clip_algorithm": ["value"],
+    "gradient_clip_val": ["null", "0"],
+    "inference_mode": ["false"],
+    "limit_train_batches": ["1", "0.5"],
+    "limit_val_batches": ["1"],
+    "log_every_n_steps": ["0", "50"],
+    "logger": ["true", "CSVLogger --trainer.logger.save_dir x"],
+    "max_time": ["01:00:00:00"],
+    "min_epochs": ["3"],
+    "min_steps": ["20"],
+    "model_registry": ["x"],
+    "num_sanity_val_steps": ["2"],
+    "plugins": ["MixedPrecision --trainer.plugins.precision bf16-mixed --trainer.plugins.device cpu"],
+    "precision": ["32", "64-true", "bf16-mixed", "bf16-true"],
+    "profiler": ["simple"],
+    "reload_dataloaders_every_n_epochs": ["1"],
+    "strategy": ["ddp"],
+    "sync_batchnorm": ["true"],
+    "use_distributed_sampler": ["false"],
+    "val_check_interval": ["2", "0.5"],
+}
+
+
+@pytest.mark.parametrize(("option", "value"), [(name, value) for name, values in TRAINER_OPTIONS.items() for value in values])
+@pytest.mark.filterwarnings("ignore::Warning")  # Lightning's remarks
+def test_options_of_the_trainer_work(config, tmp_path, monkeypatch, option, value):
+    monkeypatch.chdir(tmp_path)
+    few = ("--data.val_episodes=2", "--data.episodes_per_epoch=4", "--report=false")
+    fit("--config", config(2), *few, f"--trainer.{option}", *value.split())
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    load(tmp_path / "run" / "checkpoints" / "best.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--trainer.fast_dev_run=true"], ""),
+        (["--trainer.enable_checkpointing=false"], "no report: no checkpoint is the best one"),
+        (["--trainer.limit_train_batches=0"], "no report: no checkpoint is the best one"),
+        (["--trainer.max_epochs=0"], "no report: no checkpoint is the best one"),
+        (["--trainer.max_steps=0"], "no report: no checkpoint is the best one"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_a_run_that_leaves_no_checkpoint_says_so(config, tmp_path, capsys, arguments, said):
+    fit("--config", config(1), *arguments)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--trainer.limit_val_batches=0"], ["--trainer.max_steps=3"], ["--checkpoint.save_top_k=0"]],
+)
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_a_run_without_a_best_checkpoint_says_so(config, tmp_path, capsys, arguments):
+    fit("--config", config(1), *arguments)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoints/*")] == ["last.ckpt"]
+    assert "no report: no checkpoint is the best one" in capsys.readouterr().err
+
+
+def test_the_last_checkpoint_may_be_a_link_or_hold_weights_alone(config, tmp_path):
+    fit("--config", config(1), "--report=false", "--checkpoint.save_last=link")
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_symlink()
+    fit("--config", config(1, "light"), "--report=false", "--checkpoint.save_weights_only=true")
+    assert "optimizer_states" not in torch.load(tmp_path / "light" / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+REFUSED_OPTIONS = {
+    "--trainer.accelerator=foo": "invalid accelerator name: `accelerator='foo'`",
+    "--trainer.accelerator=tpu": r"torch_xla.* \(given: .*trainer\.accelerator=tpu",
+    "--trainer.accumulate_grad_batches=0": r"trainer\.accumulate_grad_batches must be at least 1; got 0",
+    "--trainer.barebones=true": r"trainer\.barebones must be false",
+    "--trainer.callbacks=BatchSizeFinder": r"Field batch_size not found .*trainer\.callbacks=.*BatchSizeFinder",
+    "--trainer.callbacks=Timer": r"cannot represent.* \(given: .*trainer\.callbacks=.*Timer",
+    "--trainer.check_val_every_n_epoch=0": r"trainer\.check_val_every_n_epoch must be at least 1; got 0",
+    "--trainer.devices=0": r"Trainer\(devices='0'\)",
+    "--trainer.gradient_clip_algorithm=foo": "`gradient_clip_algorithm` foo is invalid",
+    "--trainer.limit_train_batches=1.5": "invalid value 1.5 for limit_train_batches",
+    "--trainer.limit_val_batches=0.1": "increase the `limit_val_batches` argument",
+    "--trainer.max_time=soon": r"`Timer\(duration='soon'\)` is not a valid duration.* trainer\.max_time=soon",
+    "--trainer.overfit_batches=1": r"trainer\.overfit_batches must be 0, .*; got 1\. Use data\.episodes_per_epoch",
+    "--trainer.plugins=TorchCheckpointIO": "multiple values for CheckpointIO flags in `plugins`",
+    "--trainer.precision=transformer-engine": r"transformer_engine.* trainer\.precision=transformer-engine",
+    "--trainer.profiler=foo": "string value for the `profiler` parameter",
+    "--trainer.strategy=ddp_spawn": r"trainer\.strategy must start its processes anew, as ddp does; got ddp_spawn",
+    "--trainer.strategy=ddp_notebook_find_unused_parameters_false": r"trainer\.strategy must start its processes anew",
+    "--trainer.strategy=fsdp": "The strategy `fsdp` requires a GPU accelerator",
+    "--trainer.val_check_interval=100": r"`val_check_interval` \(100\) must be less than or equal to",
+    "--checkpoint.mode=foo": r"`mode` can be min, max but got foo \(given: .*checkpoint\.mode=foo",
+    "--checkpoint.monitor=nothing": r"`ModelCheckpoint\(monitor='nothing'\)` could not find the monitored key",
+}
+
+
+@pytest.mark.parametrize("argument", REFUSED_OPTIONS)
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_options_of_the_trainer_that_cannot_work_end_with_one_line_that_names_them(config, argument):
+    with pytest.raises(SystemExit, match=rf"^sparsesvm fit: .*{REFUSED_OPTIONS[argument]}") as stopped:
+        fit("--config", config(1), "--report=false", argument)
+    assert "\n" not in str(stopped.value)
+
+
+def test_a_seed_decides_and_the_saved_configuration_repeats_the_run(config, tmp_path):
+    fit("--config", config(1), "--report=false", "--seed_everything", "5")
+    saved = tmp_path / "run" / "logs" / "version_0" / "config.yaml"
+    assert "seed_everything: 5\n" in saved.read_text()
+    fit("--config", config(1, "other"), "--report=false", "--seed_everything", "6")
+    fit("--config", saved, "--report=false", "--trainer.default_root_dir", tmp_path / "again", "--checkpoint.dirpath=null")
+    first, other, again = (weights(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("run", "other", "again"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("value", ["true", "false", "-1", "4294967296", "x"])
+def test_a_seed_is_a_number(config, capsys, value):
+    with pytest.raises(SystemExit) as stopped:
+        fit("--config", config(1), f"--seed_everything={value}")
+    assert stopped.value.code == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert said.startswith('sparsesvm fit: error: Parser key "seed_everything": Not of type Seed: ')
+
+
+class FailingHead(OwnHead):
+    def forward(self, *arguments, **options):
+        raise ValueError("a mistake of its author")
+
+
+def test_weights_of_no_checkpoint_are_noted(config, capsys):
+    cli.main(["validate", "--config", str(config())])
+    assert "without --ckpt_path the weights are random" in capsys.readouterr().err
+
+
+def test_a_mistake_in_a_head_of_a_user_shows_where(config):
+    with pytest.raises(ValueError, match="a mistake of its author"):
+        fit("--config", config(1), "--model.head", f"{__name__}.FailingHead")
+
+
+def test_training_that_diverges_ends_with_one_line(config):
+    with pytest.raises(SystemExit, match=r"the encoder gives features that are not finite, after \d+ training steps\. Lower"):
+        fit("--config", config(3), "--report=false", "--model.learning_rate=1e30", "--trainer.gradient_clip_val=null")
 
 
 def test_an_unknown_key_is_named(config, capsys):

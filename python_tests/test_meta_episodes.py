@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, TensorDataset
+from PIL import Image
+from torch.utils.data import DataLoader
 
 from sparsesvm.meta import (
     Augment,
@@ -21,6 +23,7 @@ from sparsesvm.meta import (
     EpisodeNumbers,
     EpisodeSampler,
     ImageSet,
+    Setting,
     collate,
     rotate_classes,
 )
@@ -101,6 +104,12 @@ def test_impossible_episodes_are_refused_with_both_numbers(changes, message):
         sampler(**changes)
 
 
+def test_the_class_with_too_few_images_is_named_as_its_user_names_it():
+    images = ImageSet(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), [0, 0, 0, 1], ["red fox", "cedar"])
+    with pytest.raises(DataError, match=r"= 2 samples of a class are needed; class cedar has 1\. Lower them or drop the class"):
+        Setting(2, 1, 1).sampler(images, 0)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -108,7 +117,7 @@ def test_impossible_episodes_are_refused_with_both_numbers(changes, message):
         ({"n_shot": 0}, r"n_shot must be a number of at least 1"),
         ({"n_query": (3, 2)}, r"n_query .* got \(3, 2\)"),
         ({"within": 1.5}, r"within must lie in \[0, 1\]; got 1.5"),
-        ({"within": 0.5}, r"needs groups"),
+        ({"within": 0.5}, r"needs groups of classes, as alphabets are; these data have none"),
         ({"within": 0.5, "groups": [0, 1]}, r"each of the 6 classes; got 2"),
     ],
 )
@@ -117,7 +126,11 @@ def test_wrong_arguments_are_named(changes, message):
         sampler(**changes)
 
 
-def test_labels_must_be_integers():
+def test_labels_are_integers_or_names():
+    named = EpisodeSampler(np.array(list("abcdef"))[LABELS], n_way=3, n_shot=1, n_query=2)
+    numbered, drawn = sampler().draw(3), named.draw(3)
+    np.testing.assert_array_equal(drawn.support, numbered.support)
+    np.testing.assert_array_equal(drawn.classes, np.array(list("abcdef"))[numbered.classes])
     with pytest.raises(ValueError, match=r"labels must be integers of shape \(n,\)"):
         EpisodeSampler(LABELS.astype(float), n_way=2, n_shot=1, n_query=1)
 
@@ -158,12 +171,42 @@ def test_workers_do_not_change_the_episodes():
             torch.testing.assert_close(x, y, rtol=0, atol=0)
 
 
+def turned(picture):
+    """As a camera stores it that was held on its side."""
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    buffer = io.BytesIO()
+    picture.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=tags)
+    return Image.open(buffer)
+
+
 def test_any_data_set_of_image_and_label_will_do():
-    data = TensorDataset(images().float(), torch.from_numpy(LABELS))
-    episode = EpisodeDataset(data, sampler())[0]
+    grey = images()
     draw = sampler().draw(0)
-    torch.testing.assert_close(episode.query_images, images().float()[draw.query])
+    pictures_of_pillow = [Image.fromarray(picture[0].numpy()) for picture in grey]
+    for pictures, expected in (
+        (grey.float() / 255, grey / 255),
+        (grey.double() / 255 - 0.5, grey / 255 - 0.5),  # standardised
+        (grey, grey / 255),
+        (grey.numpy()[:, 0, ::-1], grey.flip(2) / 255),
+        (pictures_of_pillow, grey / 255),
+        ([picture.convert("P") for picture in pictures_of_pillow], grey.expand(-1, 3, -1, -1) / 255),  # palettes have colours
+        (grey > 99, (grey > 99).float()),
+        ([turned(picture) for picture in pictures_of_pillow], grey / 255),
+    ):
+        episode = EpisodeDataset(list(zip(pictures, LABELS, strict=True)), sampler())[0]
+        torch.testing.assert_close(episode.query_images, expected[draw.query])
     assert episode.n_way == 3
+    for pictures, message in (
+        (grey.float(), r"must be from 0 to 1, or standardised; got values from .* to 2\d\d\. Divide them by 255"),
+        (grey.long(), r"images must be uint8, bool or floating-point, .* got torch.int64 .*astype"),
+        (grey.numpy().astype(np.uint16), r"images must be uint8, bool or floating-point, .* got torch.uint16"),
+        ([p.resize((5 + i % 2, 5)) for i, p in enumerate(pictures_of_pillow)], r"images must be of one size.*\(5, 5\), \(5, 6\)"),
+        ([p.convert("F") for p in pictures_of_pillow], "pixels are floating-point, signed or of 32 bits"),
+        (["a.png"] * len(LABELS), "numbers are needed; got an array of <U5"),
+    ):
+        with pytest.raises(DataError, match=message):
+            EpisodeDataset(list(zip(pictures, LABELS, strict=True)), sampler())[0]
 
 
 def test_a_batch_holds_tasks_of_any_sizes_and_weighs_padding_zero():

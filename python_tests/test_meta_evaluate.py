@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -117,21 +118,156 @@ def test_frozen_embeddings_are_evaluated_from_the_command_line(tmp_path, capsys,
         assert curve[ratio]["3-way 5-shot"]["features_used"] == (100 if ratio == "0.0" else 0)
 
 
-def test_wrong_embeddings_and_settings_are_named(tmp_path, capsys):
-    path = tmp_path / "wrong.npz"
-    np.savez(path, features=np.zeros((3, 2)), labels=np.zeros(4, int))
-    with pytest.raises(SystemExit, match=r"features must be floating-point \(n, n_features\) with as many labels"):
-        cli.main(["evaluate", str(path)])
+LABELS = np.repeat(np.arange(6), 20)
+EMBEDDINGS = np.random.default_rng(0).normal(size=(120, 4))
+FORMS = {
+    "mirrored": {"features": EMBEDDINGS[:, ::-1]},
+    "big-endian": {"features": EMBEDDINGS.astype(">f4"), "labels": LABELS.astype(">i2")},
+    "half precision": {"features": EMBEDDINGS.astype(np.float16)},
+    "extended precision": {"features": EMBEDDINGS.astype(np.longdouble)},
+    "labels in a column": {"labels": LABELS[:, None]},
+    "labels of Matlab": {"labels": LABELS[:, None].astype(float)},
+    "labels of bytes": {"labels": np.array([b"ab", b"c", b"d", b"e", b"f", "\xe9".encode()])[LABELS]},
+    "labels of names": {"labels": np.array(["ab", "c", "d", "e", "f", "g h"])[LABELS]},
+    "groups of names": {"groups": np.array(["x", "y"])[LABELS % 2]},
+}
+
+
+def test_what_else_a_file_holds_does_not_matter(tmp_path):
+    np.savez(tmp_path / "e.npz", features=EMBEDDINGS, labels=LABELS, files=np.array([{}], dtype=object))
+    assert len(read_features(str(tmp_path / "e.npz"))[0]) == 120
+    torch.save({"features": EMBEDDINGS, "labels": LABELS}, tmp_path / "numpy.pt")
+    with pytest.raises(DataError, match=r"numpy\.pt cannot be read as arrays: it holds more than tensors .* Save tensors"):
+        read_features(str(tmp_path / "numpy.pt"))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_embeddings_are_read_as_other_programs_write_them(tmp_path, name):
+    content = {"features": EMBEDDINGS, "labels": LABELS} | FORMS[name]
+    np.savez(tmp_path / "e.npz", **content)
+    features, images = read_features(str(tmp_path / "e.npz"))
+    assert features.dtype == torch.float32
+    np.testing.assert_allclose(features, content["features"].astype(np.float32), rtol=1e-6)
+    assert images.labels.tolist() == LABELS.tolist()
+    assert images.class_names[0] in ("0", "ab")
+    assert "b'" not in "".join(images.class_names)
+    assert images.class_groups == ([0, 1] * 3 if "groups" in content else None)
+    found = compare(default_methods(features), images, [Setting(5, 1, n_query=3)], 2, 0)
+    assert len(found.scores) == 5
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        torch.from_numpy(EMBEDDINGS).bfloat16(),
+        torch.from_numpy(EMBEDDINGS).to(torch.float8_e4m3fn),
+        torch.nn.Parameter(torch.from_numpy(EMBEDDINGS)),
+        torch.from_numpy(EMBEDDINGS).to_sparse(),
+        torch.from_numpy(EMBEDDINGS).mT.contiguous().mT,
+    ],
+)
+def test_embeddings_of_torch_are_read_in_any_form(tmp_path, features):
+    torch.save({"features": features, "labels": [str(label) for label in LABELS]}, tmp_path / "e.pt")
+    read, images = read_features(str(tmp_path / "e.pt"))
+    torch.testing.assert_close(read, features.detach().to_dense().float() if features.is_sparse else features.detach().float())
+    assert images.labels.tolist() == LABELS.tolist()
+
+
+def test_bfloat16_of_numpy_is_read(tmp_path):
+    """Numpy has no such type: it stores two bytes without a meaning."""
+    half = torch.from_numpy(EMBEDDINGS).bfloat16()
+    np.savez(tmp_path / "e.npz", features=half.view(torch.int16).numpy().view("V2"), labels=LABELS)
+    torch.testing.assert_close(read_features(str(tmp_path / "e.npz"))[0], half.float(), rtol=0, atol=0)
+
+
+HOLED = EMBEDDINGS.copy()
+HOLED[7, 3] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": HOLED}, r"features must be finite; sample 7 holds NaN or infinity, 1 in all\. Drop them"),
+        ({"features": 1e300 * EMBEDDINGS}, r"features must fit in single precision; the largest is .*e\+300\. Rescale them"),
+        ({"features": 1e-300 * EMBEDDINGS}, r"features must fit in single precision; the largest is .*e-300"),
+        ({"features": LABELS[:, None]}, r"features must be floating-point \(n, n_features\), n > 0; got int64 \(120, 1\)"),
+        ({"features": EMBEDDINGS[:0], "labels": LABELS[:0]}, r"features must be floating-point .* got float64 \(0, 4\)"),
+        ({"labels": LABELS[1:]}, r"labels must have shape \(120,\), one for each sample; got \(119,\)"),
+        (
+            {"labels": np.eye(6)[LABELS]},
+            r"labels must have shape .* got \(120, 6\)\. One-hot labels become numbers",
+        ),
+        ({"labels": LABELS + 0.5}, "labels must be integers or names; got float64"),
+        ({"labels": np.full(120, np.nan)}, "labels must be integers or names; got float64"),
+        (
+            {"labels": np.array([(1, 2)] * 120, [("x", int), ("y", int)])},
+            r"Take one of the fields, e\.g\. labels\['x'\]",
+        ),
+        ({"groups": LABELS[1:]}, r"groups must have shape \(120,\)"),
+        ({"groups": np.arange(120) % 2}, "every class must be in one group; class 0 is in several"),
+        ({"labels": np.array([{}] * 120)}, "cannot be read as arrays: Object arrays cannot be loaded"),
+    ],
+)
+def test_wrong_embeddings_end_with_one_line(tmp_path, changes, message):
+    np.savez(tmp_path / "wrong.npz", **{"features": EMBEDDINGS, "labels": LABELS} | changes)
+    with pytest.raises(SystemExit, match=rf"^sparsesvm evaluate: .*wrong\.npz.*{message}") as stopped:
+        cli.main(["evaluate", str(tmp_path / "wrong.npz")])
+    assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--settings", "5"], "--settings: must be WAY,SHOT or WAY,SHOT,within; got '5'"),
+        (["--settings", "1,5"], "--settings: n_way must be at least 2"),
+        (["--settings", "5,0"], "--settings: n_shot must be at least 1"),
+        (["--settings", "a,b"], "--settings: must be a whole number, 0 or more; got 'a'"),
+        (["--copies", "-1"], "--copies: must be a whole number, 0 or more; got '-1'"),
+        (["--episodes", "0"], "--episodes: must be a whole number, 1 or more; got '0'"),
+        (["--n-query", "0"], "--n-query: must be a whole number, 1 or more; got '0'"),
+        (["--seed=-1"], "--seed: must be a whole number, 0 or more; got '-1'"),
+        (["--ratio", "2"], r"--ratio: ratio must lie in \[0, 1\]; got 2"),
+        (["--ratio", "nan"], "--ratio: ratio must be >= 0 and finite; got nan"),
+        (["--ratio", "much"], "--ratio: could not convert string to float: 'much'"),
+    ],
+)
+def test_wrong_options_of_evaluate_are_named(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["evaluate", "features.npz", *arguments])
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_sources_that_do_not_go_together_are_named(tmp_path):
+    np.savez(tmp_path / "a.npz", features=EMBEDDINGS, labels=LABELS)
+    path = str(tmp_path / "a.npz")
     with pytest.raises(SystemExit, match="one file of features at a time"):
-        cli.main(["evaluate", str(path), "other.npz"])
+        cli.main(["evaluate", path, "other.npz"])
     with pytest.raises(SystemExit, match="--copies is for checkpoints"):
-        cli.main(["evaluate", str(path), "--copies", "2"])
-    with pytest.raises(SystemExit):
-        cli.main(["evaluate", str(path), "--settings", "5"])
-    assert "must be WAY,SHOT or WAY,SHOT,within; got '5'" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        cli.main(["evaluate", str(path), "--copies", "-1"])
-    assert "must be a number of copies, 0 or more; got '-1'" in capsys.readouterr().err
+        cli.main(["evaluate", path, "--copies", "2"])
+    torch.save((EMBEDDINGS.tolist(), LABELS.tolist()), tmp_path / "a.pt")
+    with pytest.raises(SystemExit, match=r"a\.pt must hold a dictionary of arrays; it holds a tuple"):
+        cli.main(["evaluate", str(tmp_path / "a.pt")])
+
+
+def test_few_samples_of_a_class_are_enough_with_few_queries(tmp_path):
+    np.savez(tmp_path / "few.npz", features=EMBEDDINGS[::5], labels=LABELS[::5])
+    command = ["evaluate", str(tmp_path / "few.npz"), "--episodes", "2", "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=r"n_shot \+ n_query = 1 \+ 15 = 16 samples of a class are needed; class 0 has 4"):
+        cli.main([*command, "--settings", "5,1"])
+    cli.main([*command, "--settings", "5,1", "--n-query", "3"])
+    assert (tmp_path / "out" / "weights.png").is_file()
+    curve = json.loads((tmp_path / "out" / "curve" / "results.json").read_text())["results"]["0.0"]["5-way 1-shot"]
+    # In percent of 5 x 3 queries.
+    assert [15 * accuracy / 100 % 1 for accuracy in curve["episodes"]] == pytest.approx([0, 0], abs=1e-4)
+
+
+def test_one_episode_has_no_interval(tmp_path):
+    np.savez(tmp_path / "a.npz", features=EMBEDDINGS, labels=LABELS)
+    cli.main(["evaluate", str(tmp_path / "a.npz"), "--episodes", "1", "--output", str(tmp_path / "out"), "--settings", "5,1"])
+    assert "± nan" in (tmp_path / "out" / "table.md").read_text()
+    results = json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=pytest.fail)["results"]
+    assert results["ridge"]["5-way 1-shot"]["interval"] is None
 
 
 def test_the_comparison_of_heads_is_paired_over_episodes_and_averaged_over_seeds():

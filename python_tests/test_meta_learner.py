@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead
-from sparsesvm.meta import R2D2, Conv4, DropBlock, Episode, MetaLearner, ResNet12, collate
+from sparsesvm.meta import R2D2, Conv4, DataError, DropBlock, Episode, MetaLearner, ResNet12, collate
 
 
 @pytest.mark.parametrize(
@@ -142,9 +144,33 @@ def test_arrays_are_classified_in_any_form():
     query = task.query_images.clamp(0, 1)
     found = learner.classify(support[:, 0].numpy(), names.numpy(), query)
     assert (found == names[task.query_labels]).float().mean() > 0.9
+    # Names, whole floating-point numbers and a column do as well.
+    words = np.array(["red fox", "elm", "yew", "cedar"])
+    named = learner.classify(support[:, 0].numpy(), words, query)
+    assert named.dtype.kind == "U"
+    assert dict(zip(names.tolist(), words, strict=True)) == dict(zip(found.tolist(), named, strict=True))
+    torch.testing.assert_close(learner.classify(support, names[:, None].double(), query), found)
+    with pytest.raises(DataError, match=r"support_labels must have shape \(4,\), one for each sample; got \(3,\)"):
+        learner.classify(support, names[:3], query)
     # 24x24 pixels of uint8 are averaged down to the same image.
     large = (query * 255).round().to(torch.uint8).repeat_interleave(3, 2).repeat_interleave(3, 3)
     torch.testing.assert_close(learner.embed(large), learner.embed(query), rtol=0, atol=0.02)
+    # Channels last, mirrored, of another byte order, a list of pictures: the same.
+    bytes_ = (query * 255).round().to(torch.uint8).numpy()
+    expected = learner.embed(bytes_)
+    for form in (
+        bytes_.transpose(0, 2, 3, 1),
+        np.flip(np.flip(bytes_, -1).copy(), -1),
+        (bytes_ / 255).astype(">f8"),
+        np.broadcast_to(bytes_, bytes_.shape),
+        [Image.fromarray(picture[0]) for picture in bytes_],
+        torch.from_numpy(bytes_ / 255).half(),
+    ):
+        torch.testing.assert_close(learner.embed(form), expected, rtol=0, atol=1e-3)
+    with pytest.raises(DataError, match=r"floating-point images must be from 0 to 1; got values from 0 to 255\. Divide them"):
+        learner.embed(np.array([[[0.0, 255.0]]]))
+    with pytest.raises(DataError, match="floating-point images must be from 0 to 1; got values from nan to nan"):
+        learner.embed(np.full((1, 8, 8), np.nan))
     averaged = learner.embed(query, copies=3, seed=1)
     torch.testing.assert_close(averaged, learner.embed(query, copies=3, seed=1), rtol=0, atol=0)
     assert (averaged - learner.embed(query)).abs().max() > 1e-3

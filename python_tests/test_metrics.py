@@ -96,6 +96,9 @@ def test_tensors_and_arrays_agree(factors):
     codes = factors @ np.triu(np.ones((4, 4)))
     tensors = torch.from_numpy(factors).requires_grad_(), torch.from_numpy(codes).float()
     assert metrics.mcc(*tensors) == pytest.approx(metrics.mcc(factors, codes), abs=1e-6)
+    assert metrics.mcc(tensors[0].bfloat16(), tensors[1].bfloat16()) == pytest.approx(metrics.mcc(factors, codes), abs=1e-2)
+    assert metrics.linear_r(factors[:, ::-1].astype(">f4"), codes.tolist()) == pytest.approx(1)
+    assert metrics.sparsity(torch.tensor([0.0, 1.0]).bfloat16()) == metrics.sparsity([0, 1]) == 0.5
     assert metrics.sparsity(torch.tensor([[0.0, 1.0], [0.0, 0.0]])) == 0.75
 
 
@@ -106,12 +109,33 @@ def test_tensors_and_arrays_agree(factors):
         (np.zeros((3, 1)), np.zeros((3, 0)), "codes must have shape"),
         (np.zeros((3, 1)), np.zeros((4, 1)), "codes must hold the samples of factors, 3; got 4"),
         (np.zeros((3, 2)), np.zeros((3, 1)), "codes must have at least as many columns as factors, 2; got 1"),
+        (np.zeros((2, 1)), np.zeros((2, 1)), "must hold at least 3 samples, as any two correlate fully; got 2"),
         (np.full((3, 1), np.nan), np.zeros((3, 1)), "factors must be finite"),
+        (np.full((3, 1), 1j), np.zeros((3, 1)), "factors must be real numbers without a mask; got complex128"),
+        (np.ma.masked_equal([[0], [1], [2]], 1), np.zeros((3, 1)), "factors must be real numbers without a mask"),
     ],
 )
 def test_errors(factors, codes, message):
     with pytest.raises(ValueError, match=message):
         metrics.mcc(factors, codes)
+
+
+@pytest.mark.parametrize("score", [metrics.linear_r, metrics.dci])
+def test_scores_that_any_representation_would_reach_are_refused(rng, score):
+    factors, codes = rng.standard_normal((6, 2)), rng.standard_normal((6, 5))
+    with pytest.raises(ValueError, match=r"a smaller rank than their samples less one, 5; got 5: a regression fits any factor"):
+        score(factors, codes)
+    score(factors, codes[:, [0, 0, 1, 2, 3]])
+
+
+@pytest.mark.parametrize("exponent", [-290, -160, 160, 290])
+def test_scores_are_the_same_in_every_unit(rng, exponent):
+    factors, codes = rng.standard_normal((50, 3)), rng.standard_normal((50, 4))
+    for score in (metrics.mcc, metrics.linear_r, metrics.dci):
+        for scaled in ((factors * 10.0**exponent, codes), (factors, codes * 10.0**exponent)):
+            assert score(*scaled) == pytest.approx(score(factors, codes), rel=1e-9)
+    importance = np.abs(codes)
+    assert metrics.importance_scores(importance * 10.0**exponent) == pytest.approx(metrics.importance_scores(importance))
 
 
 def test_negative_importances_are_refused():

@@ -408,3 +408,39 @@ def test_ridge_gradient(generator):
 
 def test_the_package_does_not_need_the_extra():
     assert sparsesvm.bilevel.__doc__
+
+
+@pytest.mark.parametrize("exponent", [-37, -25, 12, 25, 37])
+@pytest.mark.parametrize("penalty", [{"lambda_ratio": 0.1}, {"lambda2": 0.3}])
+@pytest.mark.parametrize("n_features", [6, 30])
+def test_single_precision_gives_the_same_weights_in_every_unit(generator, exponent, penalty, n_features):
+    features, targets = torch.randn(20, n_features, generator=generator), torch.randn(20, generator=generator)
+    unit = 10.0**exponent
+
+    def in_unit(function, **given):
+        scaled = {name: value * (unit**2 if name == "lambda2" else 1) for name, value in given.items()}
+        return function(features * unit, targets * unit, **scaled), function(features.double(), targets.double(), **given)
+
+    found, expected = in_unit(ridge_regression, **penalty)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+    if "lambda_ratio" in penalty:
+        found, expected = (solution.weights for solution in in_unit(sparse_regression, **penalty))
+        torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_what_leaves_the_range_is_not_blamed_on_a_penalty(generator):
+    features, targets = torch.randn(20, 6, generator=generator), torch.randn(20, generator=generator)
+    for call in (
+        lambda f, y: sparse_regression(f, y, lambda_ratio=0.1),
+        lambda f, y: ridge_regression(f, y, lambda_ratio=0.1),
+        lambda_max,
+    ):
+        with pytest.raises(ValueError, match="features and targets, and what comes of their products, must be finite"):
+            call(1e200 * features.double(), 1e200 * targets.double())
+    for unit in (1e-30, 1e30):
+        with pytest.raises(ValueError, match=r"must be of torch.float64 where lambda_max leaves torch.float32; convert with"):
+            lambda_max(unit * features, unit * targets)
+    assert lambda_max(features, 0 * targets) == 0
+    degenerate = features[:, [0] * 6]
+    with pytest.raises(ValueError, match="lambda2 must be larger: added to the products of these features"):
+        ridge_regression(degenerate.expand(20, 6), targets, lambda2=1e-300)

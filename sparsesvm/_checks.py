@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import numbers
+import warnings
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def check_features(features: Tensor, name: str = "features") -> None:
     if not isinstance(features, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor; got {_kind(features)}. Convert with torch.as_tensor.")
+        raise TypeError(f"{name} must be a torch.Tensor; got {_kind(features)}. {_conversion(features, name)}")
     if not features.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor; got {features.dtype}. Convert with {name}.float().")
     if features.layout != torch.strided:
@@ -32,12 +34,10 @@ def check_device(features: Tensor, usable: tuple[str, ...]) -> None:
         )
 
 
-def check_finite(name: str, values: Tensor) -> None:
+def check_finite(name: str, values: Tensor, remedy: str = "sample_weight 0 removes samples") -> None:
     for value in _extremes(values) or ():
         if not math.isfinite(value):
-            raise ValueError(
-                f"{name} must be finite; got {value}. torch.nan_to_num replaces such values, sample_weight 0 removes samples."
-            )
+            raise ValueError(f"{name} must be finite; got {value}. torch.nan_to_num replaces such values, {remedy}.")
 
 
 def are_positive(values: Tensor) -> bool:
@@ -48,7 +48,7 @@ def are_positive(values: Tensor) -> bool:
 
 def check_query(query: Tensor, weights: Tensor, name: str) -> None:
     if not isinstance(query, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor; got {_kind(query)}. Convert with torch.as_tensor.")
+        raise TypeError(f"{name} must be a torch.Tensor; got {_kind(query)}. {_conversion(query, name)}")
     if not query.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor; got {query.dtype}. Convert with {name}.float().")
     if query.device != weights.device:
@@ -61,26 +61,49 @@ def check_query(query: Tensor, weights: Tensor, name: str) -> None:
 
 def check_labels(labels: Tensor, features: Tensor, name: str = "labels", features_name: str = "features") -> None:
     if not isinstance(labels, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor; got {_kind(labels)}. Convert with torch.as_tensor.")
+        raise TypeError(f"{name} must be a torch.Tensor; got {_kind(labels)}. {_conversion(labels, name)}")
+    if labels.dim() == features.dim() and labels.shape[:-1] == features.shape[:-1]:
+        remedy = "squeeze(-1) drops the last dimension" if labels.shape[-1] == 1 else "argmax(-1) makes numbers of one-hot labels"
+        raise ValueError(
+            f"{name} must have shape {tuple(features.shape[:-1])} to match {features_name} {_shape(features)}; "
+            f"got {_shape(labels)}. {name}.{remedy}."
+        )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"{name} must be an integer tensor; got {labels.dtype}. Convert with {name}.long().")
     _check_same(labels, features, name, features.shape[:-1], features_name)
 
 
-def find_n_way(labels: Tensor, n_way: int | None) -> int:
-    """The number of classes, by default the largest label + 1."""
+def class_numbers(labels: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """The labels as int64, and 0 for absent samples, whose label may be anything, such as -100 or 255."""
+    labels = labels.long()
+    return labels if sample_weight is None else labels.where(sample_weight != 0, 0)
+
+
+def find_n_way(labels: Tensor, n_way: int | None, sample_weight: Tensor | None = None) -> int:
+    """The number of classes, by default the largest label of present samples + 1."""
     if n_way is not None:
         return check_integer("n_way", n_way, minimum=1)
     if labels.numel() == 0:
         return 1
     if not torch.compiler.is_compiling():
         try:
-            return max(int(labels.max()) + 1, 1)
+            present = labels.long() if sample_weight is None else labels.long()[sample_weight != 0]
+            low, high = (int(label) for label in present.aminmax()) if present.numel() else (0, 0)
         except RuntimeError:  # mapped
             pass
+        else:
+            if low > 0 or high >= labels.numel():
+                warnings.warn(_EMPTY.format(f"begin at {low}" if low > 0 else f"reach {high}", high + 1), stacklevel=3)
+            return max(high + 1, 1)
     raise ValueError(
         "n_way must be given under torch.func.vmap, torch.compile and torch.export, where labels cannot be looked at; got None"
     )
+
+
+_EMPTY = (
+    "the labels {}, so that n_way, which is not given, becomes {} and a class is without samples. Number the classes from zero, "
+    "e.g. with torch.unique(labels, return_inverse=True)[1], give samples that are padding sample_weight 0, or give n_way."
+)
 
 
 def check_label_range(labels: Tensor, n_way: int, name: str = "labels") -> bool:
@@ -93,14 +116,16 @@ def check_label_range(labels: Tensor, n_way: int, name: str = "labels") -> bool:
         which = f"minimum {low}" if low < 0 else f"maximum {high}"
         raise ValueError(
             f"{name} must lie in [0, n_way) with n_way={n_way}; got {which}. "
-            "Number the classes of each task from zero, e.g. with torch.unique(labels, return_inverse=True)[1]."
+            "Number the classes of each task from zero, e.g. with torch.unique(labels, return_inverse=True)[1]. "
+            "A sample that is padding takes sample_weight 0."
         )
     return True
 
 
 def check_sample_weight(sample_weight: Tensor, features: Tensor, features_name: str = "features") -> None:
     if not isinstance(sample_weight, Tensor):
-        raise TypeError(f"sample_weight must be a torch.Tensor; got {_kind(sample_weight)}. Convert with torch.as_tensor.")
+        kind, remedy = _kind(sample_weight), _conversion(sample_weight, "sample_weight")
+        raise TypeError(f"sample_weight must be a torch.Tensor; got {kind}. {remedy}")
     if sample_weight.is_complex():
         raise TypeError(f"sample_weight must be a real tensor; got {sample_weight.dtype}")
     _check_same(sample_weight, features, "sample_weight", features.shape[:-1], features_name)
@@ -234,10 +259,20 @@ def check_group_size(features: Tensor, group_size: int) -> int:
     return group_size
 
 
+def solve_linear(matrix: Tensor, right: Tensor, penalty: str) -> Tensor:
+    """The solution of a ridge regression's equations, or the name of the penalty that is too small for them."""
+    try:
+        solution: Tensor = torch.linalg.solve(matrix, right)
+        return solution
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ValueError(f"{penalty} must be larger: added to the products of these features it is lost to rounding") from error
+
+
 def check_number(name: str, value: float, *, positive: bool = False) -> float:
     """The value as a Python number."""
     if isinstance(value, bool) or not isinstance(value, (float, int, numbers.Real)):
-        raise TypeError(f"{name} must be a number; got {_kind(value)}")
+        remedy = f". Convert with float({name})." if isinstance(value, (Tensor, np.ndarray)) else ""
+        raise TypeError(f"{name} must be a number; got {_kind(value)}{remedy}")
     value = float(value)
     _check_range(name, value, value, positive)
     return value
@@ -246,7 +281,8 @@ def check_number(name: str, value: float, *, positive: bool = False) -> float:
 def check_integer(name: str, value: int, *, minimum: int) -> int:
     """The value as a Python integer, or the symbol of one while compiling."""
     if isinstance(value, bool) or not isinstance(value, (int, numbers.Integral, torch.SymInt)):
-        raise TypeError(f"{name} must be an integer; got {_kind(value)}")
+        remedy = f". Convert with int({name})." if isinstance(value, (Tensor, np.ndarray)) else ""
+        raise TypeError(f"{name} must be an integer; got {_kind(value)}{remedy}")
     if not minimum <= value < 2**63:
         raise ValueError(f"{name} must be at least {minimum} and below 2**63; got {value}")
     return value if isinstance(value, (int, torch.SymInt)) else int(value)
@@ -295,3 +331,17 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 def _kind(value: object) -> str:
     return type(value).__name__
+
+
+def _conversion(value: object, name: str) -> str:
+    """How what is no tensor becomes one."""
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    array = np.asarray(value) if hasattr(value, "__array__") else np.zeros(0)
+    if isinstance(first, (str, bytes)) or array.dtype.kind in "OSU":
+        return f"Number the classes: torch.as_tensor(numpy.unique({name}, return_inverse=True)[1])."
+    if array.dtype.names:
+        return f"Take one of the fields, e.g. {name}[{array.dtype.names[0]!r}]."
+    if not array.dtype.isnative or any(stride < 0 for stride in array.strides):
+        # Mirrored arrays, and those of another byte order, are nothing that torch takes.
+        return f'Convert with torch.as_tensor(numpy.ascontiguousarray({name}, "{array.dtype.newbyteorder("=").name}")).'
+    return "Convert with torch.as_tensor."

@@ -67,19 +67,23 @@ class PrototypeHead(FewShotHead):
         total = members.sum(-2)
         empty = total == 0
         prototypes = members.mT @ features / torch.where(empty, 1.0, total).unsqueeze(-1)
-        # Hugely negative but finite for an empty class: the gradient of the scale must not meet 0 * inf.
-        never = -math.sqrt(torch.finfo(features.dtype).max)
+        # Hugely negative for an empty class, but finite, and so is its product with a gradient in single precision.
+        never = -math.sqrt(torch.finfo(torch.float32).max)
         bias = torch.where(empty, never, -prototypes.square().sum(-1))
         return 2 * prototypes, bias
 
 
-def ridge_weights(features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, lambda2: Tensor | float) -> Tensor:
-    """`RidgeHead`'s weights (..., n_way, n_features); `lambda2` is a number or (..., 1, 1)."""
-    targets = functional.one_hot(labels, n_way).to(features.dtype) - 1 / n_way
+def ridge_weights(
+    features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, lambda2: Tensor | float, name: str = "lambda2"
+) -> Tensor:
+    """`RidgeHead`'s weights (..., n_way, n_features); `lambda2` is a number or (..., 1, 1), which the caller's user knows as
+    `name`."""
+    exact = features.double()  # in which small penalties and large features keep their digits
+    targets = functional.one_hot(labels, n_way).double() - 1 / n_way
     # (F' C F + lambda2 I)^-1 F' C T = F' C (F F' C + lambda2 I)^-1 T. Without square roots of the weights C, the gradient
     # exists at weight zero too.
-    weight = 1.0 if sample_weight is None else sample_weight.unsqueeze(-1)
-    gram = (weight * (features @ features.mT)).mT
+    weight = 1.0 if sample_weight is None else sample_weight.double().unsqueeze(-1)
+    gram = (weight * (exact @ exact.mT)).mT
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    coefficients: Tensor = weight * torch.linalg.solve(gram + lambda2 * identity, targets)
-    return coefficients.mT @ features
+    coefficients: Tensor = weight * _checks.solve_linear(gram + lambda2 * identity, targets, name)
+    return (coefficients.mT @ exact).to(features.dtype)

@@ -56,11 +56,16 @@ class FittedHead:
                 logits = logits / self.norm  # the logits are fewer than the features
             if self.bias is not None:
                 logits = logits + self.bias.unsqueeze(-2)
-            return (self.scale * logits).to(query.dtype)
+            logits = self.scale * logits
+            limit = torch.finfo(query.dtype).max
+            if limit < torch.finfo(logits.dtype).max:  # float16 ends at 65504, before the logit of an empty class
+                logits = logits.clamp(-limit, limit)
+            return logits.to(query.dtype)
 
     def predict(self, query: Tensor) -> Tensor:
-        """Class with the largest logit, (..., n_query) int64."""
-        return self.decision_function(query).argmax(-1)
+        """Class with the largest logit, (..., n_query) int64; half precision does not round the logits before."""
+        _checks.check_query(query, self.weights, "query")
+        return self.decision_function(query.to(self.weights.dtype)).argmax(-1)
 
 
 class FewShotHead(nn.Module):
@@ -93,7 +98,7 @@ class FewShotHead(nn.Module):
         Args:
             query: (..., n_query, n_features), any floating-point dtype; or (n_query, n_features), shared by all tasks.
             support: (..., n_support, n_features).
-            support_labels: (..., n_support) integers in [0, n_way), in any order.
+            support_labels: (..., n_support) integers in [0, n_way), in any order; of absent samples anything, such as -100.
             n_way: number of classes; by default the largest label + 1, which must be known in advance, hence given,
                 under `torch.compile`, `torch.export` and `torch.func.vmap`.
             n_shot: only checked: the support set must then hold n_way * n_shot samples. Nothing else depends on it.
@@ -117,16 +122,16 @@ class FewShotHead(nn.Module):
         """Fit the classifier to the support set; the arguments are those of the call."""
         _checks.check_features(support, "support")
         _checks.check_labels(support_labels, support, "support_labels", "support")
-        labels = support_labels.long()
-        n_way = _checks.find_n_way(labels, n_way)
+        if sample_weight is not None:
+            _checks.check_sample_weight(sample_weight, support, "support")
+        n_way = _checks.find_n_way(support_labels, n_way, sample_weight)
+        labels = _checks.class_numbers(support_labels, sample_weight)
         seen = _checks.check_label_range(labels, n_way, "support_labels")
         if n_shot is not None and support.shape[-2] != n_way * n_shot:
             raise ValueError(
                 f"support must hold n_way * n_shot = {n_way} * {n_shot} samples; got {support.shape[-2]}. "
                 "Leave n_shot out for tasks with unequal classes."
             )
-        if sample_weight is not None:
-            _checks.check_sample_weight(sample_weight, support, "support")
         with _full_precision(support):
             support = support.to(torch.promote_types(support.dtype, torch.float32))
             mean = norm = None

@@ -42,12 +42,13 @@ def solve(
 
     Args:
         features: (..., n_support, n_features), any strides; float16 and bfloat16 are solved in float32. Differentiable.
-        labels: (..., n_support) integers in [0, n_way), in any order.
+        labels: (..., n_support) integers in [0, n_way), in any order; those of samples of weight zero may be anything.
         lambda1: group penalty, >= 0: a number, a scalar tensor or one value per task (...,). Differentiable.
         lambda1_ratio: the group penalty as a share of `lambda1_max` of this problem, its cheap upper bound, which the
             gradient takes as a constant. Exactly one of lambda1 and lambda1_ratio. Differentiable.
         lambda2: squared-norm penalty, > 0, of a shape like lambda1. Differentiable.
-        n_way: number of classes; by default the largest label + 1. Required under vmap, torch.compile and torch.export.
+        n_way: number of classes; by default the largest label + 1, with a warning where that leaves a class empty. Required
+            under vmap, torch.compile and torch.export.
         sample_weight: (..., n_support), >= 0, by default ones. Zero removes a sample: tasks of different size share a
             batch by padding, and what the padding holds changes nothing. Differentiable.
         group_size: features come in consecutive groups of this size, kept or dropped together.
@@ -89,9 +90,10 @@ def solve(
     _checks.check_one_penalty(lambda1, lambda1_ratio)
     _checks.check_penalty("lambda2", lambda2, features)
     _checks.check_on_failure(on_failure)
-    labels = labels.long()
+    if sample_weight is not None:
+        _checks.check_sample_weight(sample_weight, features)
     options = _autograd.Options(
-        n_way=_checks.find_n_way(labels, n_way),
+        n_way=_checks.find_n_way(labels, n_way, sample_weight),
         group_size=_checks.check_group_size(features, group_size),
         dual_reg=_checks.check_number("dual_reg", dual_reg),
         tol=_checks.check_number("tol", tol),
@@ -99,8 +101,7 @@ def solve(
         on_failure=on_failure,
         identify=False,
     )
-    if sample_weight is not None:
-        _checks.check_sample_weight(sample_weight, features)
+    labels = _checks.class_numbers(labels, sample_weight)
     if init_dual is not None:
         _checks.check_dual(init_dual, features, options.n_way)
         init_dual = init_dual.detach().double()
@@ -164,10 +165,10 @@ def lambda1_max(
         _checks.check_penalty("lambda2", lambda2, features, positive=True)
     _checks.check_labels(labels, features)
     group_size = _checks.check_group_size(features, group_size)
-    labels = labels.long()
-    n_way = _checks.find_n_way(labels, n_way)
     if sample_weight is not None:
         _checks.check_sample_weight(sample_weight, features)
+    n_way = _checks.find_n_way(labels, n_way, sample_weight)
+    labels = _checks.class_numbers(labels, sample_weight)
     if features.element_size() < 4:
         features = features.float()
     if exact and not dual_reg:
@@ -209,14 +210,15 @@ def duality_gap(
     _checks.check_labels(labels, features)
     _checks.check_penalty("lambda1", lambda1, features)
     _checks.check_penalty("lambda2", lambda2, features, positive=True)
-    labels = labels.long()
-    n_way = _checks.find_n_way(labels, n_way)
+    if sample_weight is not None:
+        _checks.check_sample_weight(sample_weight, features)
+    n_way = _checks.find_n_way(labels, n_way, sample_weight)
+    labels = _checks.class_numbers(labels, sample_weight)
     _checks.check_label_range(labels, n_way)
     for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
         if isinstance(value, Tensor):
             _checks.check_penalty_range(name, value, positive=name == "lambda2")
     if sample_weight is not None:
-        _checks.check_sample_weight(sample_weight, features)
         sample_weight = sample_weight.double()
         _checks.check_penalty_range("sample_weight", sample_weight)
     if weights is None and dual is None:

@@ -89,7 +89,7 @@ class SparseSVMHead(FewShotHead):
         self.lambda1 = lambda1
         self.lambda1_ratio = lambda1_ratio
         self.lambda2 = _checks.check_number("lambda2", lambda2, positive=True)
-        self.group_size = group_size
+        self.group_size = _checks.check_integer("group_size", group_size, minimum=1)
         self.refit = refit
         self.max_active = _checks.check_number("max_active", max_active, positive=True)
         if self.max_active > 1 or (self.max_active < 1 and not refit):
@@ -102,8 +102,9 @@ class SparseSVMHead(FewShotHead):
                 'refit="ridge" takes its penalty from dual_reg, which must be positive, and no gradient for learn_penalties; got '
                 f"dual_reg={dual_reg}, learn_penalties={learn_penalties}"
             )
-        self.tol = tol
-        self.max_iter = max_iter
+        self.tol = _checks.check_number("tol", tol)
+        self.max_iter = _checks.check_integer("max_iter", max_iter, minimum=0)
+        _checks.check_on_failure(on_failure)
         self.on_failure = on_failure
         self.log_lambda1 = log_parameter(lambda1) if learn_penalties else None
         self.log_lambda1_ratio = log_parameter(lambda1_ratio) if learn_penalties else None
@@ -122,7 +123,8 @@ class SparseSVMHead(FewShotHead):
             selected = features * active.repeat_interleave(self.group_size, -1).unsqueeze(-2)
             if self.refit == "ridge":
                 solution = solution._replace(active=active)
-                weights = ridge_weights(selected, labels, n_way, sample_weight, self._ridge_penalty(labels, n_way, sample_weight))
+                penalty = self._ridge_penalty(labels, n_way, sample_weight)
+                weights = ridge_weights(selected, labels, n_way, sample_weight, penalty, "dual_reg")
             else:
                 solution = self._solve(selected, labels, n_way, sample_weight, lambda2, lambda1=0.0, init_dual=solution.dual)
                 weights = solution.weights

@@ -1,7 +1,8 @@
 """How well a learnt representation recovers known factors: MCC, R and DCI.
 
 All take `factors` (n_samples, n_factors) and `codes` (n_samples, n_codes), tensors or arrays: the true factors and the learnt
-representation of the same samples. Constant columns correlate with nothing. Computed in float64. Needs `sparsesvm[bilevel]`.
+representation of the same samples, more than codes for the regressions of R and DCI. Constant columns correlate with nothing.
+Computed in float64, in any unit. Needs `sparsesvm[bilevel]`.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ def linear_r(factors: Samples, codes: Samples) -> float:
     """Linear identifiability in [0, 1]: mean over factors of the multiple correlation sqrt(R^2) of the factor's least-squares
     regression, with intercept, on all codes. An upper bound of `mcc`."""
     z, h = _standardized(factors, "factors"), _standardized(codes, "codes")
-    _check_same_samples(z, h)
-    residual = z - h @ np.linalg.lstsq(h, z, rcond=None)[0]
+    residual = z - h @ _regress(z, h)
     total = (z**2).sum(0)
     explained = 1 - (residual**2).sum(0) / np.where(total > 0, total, 1)
     return float(np.sqrt(np.clip(np.where(total > 0, explained, 0), 0, 1)).mean())
@@ -77,8 +77,7 @@ def dci(factors: Samples, codes: Samples, *, weighted: bool = True) -> DCI:
             Williams 2018); False for the plain means of Lachapelle et al. 2023, in which codes that are not used count in full.
     """
     z, h = _standardized(factors, "factors"), _standardized(codes, "codes")
-    _check_same_samples(z, h)
-    coefficients = np.linalg.lstsq(h, z, rcond=None)[0]
+    coefficients = _regress(z, h)
     disentanglement, completeness = importance_scores(np.abs(coefficients), weighted=weighted)
     total = (z**2).sum(0)
     explained = 1 - ((z - h @ coefficients) ** 2).sum(0) / np.where(total > 0, total, 1)
@@ -94,13 +93,14 @@ def importance_scores(importance: Samples, *, weighted: bool = True) -> tuple[fl
     table = _as_array(importance, "importance")
     if (table < 0).any():
         raise ValueError(f"importance must be >= 0; got minimum {table.min():.3g}")
+    table = table / (table.max() or 1.0)  # sums of the largest numbers leave their range
     return _mean_concentration(table, weighted), _mean_concentration(table.T, weighted)
 
 
 def sparsity(weights: Samples) -> float:
     """Share of exact zeros among the weights of task predictors, (..., n_features)."""
-    values = weights.detach().cpu().numpy() if isinstance(weights, torch.Tensor) else np.asarray(weights)
-    return float((values == 0).mean())
+    values = weights.detach() if isinstance(weights, torch.Tensor) else torch.from_numpy(np.array(weights))
+    return float((values == 0).double().mean())
 
 
 def _mean_concentration(table: Array, weighted: bool) -> float:
@@ -117,17 +117,35 @@ def _mean_concentration(table: Array, weighted: bool) -> float:
 def _standardized(values: Samples, name: str) -> Array:
     """Columns with mean zero and variance one; constant ones zero."""
     array = _as_array(values, name)
+    largest = np.abs(array).max(0)
+    array = array / np.where(largest > 0, largest, 1.0)  # squares of the largest and the smallest numbers leave their range
     array = array - array.mean(0)
     scale = array.std(0)
-    # What rounding leaves of a constant column is no signal.
-    constant = scale <= 1e-12 * np.abs(_as_array(values, name)).max(0, initial=0)
+    constant = scale <= 1e-12  # what rounding leaves of a constant column is no signal
     return np.where(constant, 0.0, array / np.where(constant, 1.0, scale))
 
 
+def _regress(z: Array, h: Array) -> Array:
+    """Coefficients (n_codes, n_factors) of the factors' least-squares regressions on the codes, both standardised."""
+    _check_same_samples(z, h)
+    coefficients, _, rank, _ = np.linalg.lstsq(h, z, rcond=None)
+    if len(z) <= rank + 1:
+        raise ValueError(
+            f"codes must have a smaller rank than their samples less one, {len(z) - 1}; got {rank}: a regression fits any factor "
+            "on so many. Use more samples."
+        )
+    return np.asarray(coefficients)
+
+
 def _as_array(values: Samples, name: str) -> Array:
-    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.double() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16
+    array = np.asarray(values)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} must have shape (rows, columns), neither zero; got {array.shape}")
+    if np.iscomplexobj(array) or np.ma.is_masked(values):
+        raise ValueError(f"{name} must be real numbers without a mask; got {array.dtype}")
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; got NaN or infinity")
@@ -137,3 +155,5 @@ def _as_array(values: Samples, name: str) -> Array:
 def _check_same_samples(factors: Array, codes: Array) -> None:
     if len(factors) != len(codes):
         raise ValueError(f"codes must hold the samples of factors, {len(factors)}; got {len(codes)}")
+    if len(factors) < 3:
+        raise ValueError(f"factors and codes must hold at least 3 samples, as any two correlate fully; got {len(factors)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 __all__ = ["ConvergenceError", "ConvergenceWarning", "RegularizationPath", "Solution", "StatusCode"]
@@ -86,3 +87,6 @@ class RegularizationPath(NamedTuple):
 
     lambda1: Tensor
     solution: Solution
+
+
+torch.serialization.add_safe_globals([Solution, RegularizationPath, StatusCode])  # for torch.load with its default, weights_only

@@ -36,6 +36,9 @@ class RegressionSolution(NamedTuple):
     active: Tensor
 
 
+torch.serialization.add_safe_globals([RegressionSolution])  # for torch.load with its default, weights_only
+
+
 def sparse_regression(
     features: Tensor,
     targets: Tensor,
@@ -101,8 +104,10 @@ def sparse_regression(
         assert lambda_ratio is not None
         _checks.check_ratio(lambda_ratio, features, "lambda_ratio")
         _checks.check_some_penalty("lambda_ratio", lambda_ratio, lambda2)
+        largest = _largest_correlation(features.detach(), targets.detach())
+        _check_representable(largest)
         # Zero where no feature is correlated with the targets: there any positive penalty keeps the weights at zero.
-        lambda1 = lambda_ratio * _largest_correlation(features.detach(), targets.detach()).clamp(min=1e-200)
+        lambda1 = lambda_ratio * largest.clamp(min=1e-200)
     penalties = _ops.per_task(lambda1, features), _ops.per_task(lambda2, features)
     solution = RegressionSolution(*_solve.apply(features, targets, *penalties, tol, max_iter, on_failure))
     return solution._replace(weights=solution.weights.squeeze(-2)) if vector else solution
@@ -118,7 +123,14 @@ def lambda_max(features: Tensor, targets: Tensor) -> Tensor:
         TypeError, ValueError: as in `sparse_regression`.
     """
     features, targets, _ = _check_data(features, targets)
-    return _largest_correlation(features, targets).to(features.dtype)
+    exact = _largest_correlation(features, targets)
+    _check_representable(exact)
+    largest = exact.to(features.dtype)
+    if not largest.is_cuda and ((largest == 0) != (exact == 0)).any() | largest.isinf().any():
+        raise ValueError(
+            f"features and targets must be of torch.float64 where lambda_max leaves {features.dtype}; convert with .double()"
+        )
+    return largest
 
 
 def ridge_regression(
@@ -142,6 +154,7 @@ def ridge_regression(
         got = "neither" if lambda2 is None else "both"
         raise ValueError(f"exactly one of lambda2 and lambda_ratio is required; got {got}")
     n_samples, n_features = features.shape[-2:]
+    exact = features.double()  # products of large and of small single-precision numbers leave its range
     if lambda2 is not None:
         _checks.check_penalty("lambda2", lambda2, features, positive=True)
         if isinstance(lambda2, Tensor):
@@ -151,17 +164,18 @@ def ridge_regression(
         _checks.check_penalty("lambda_ratio", lambda_ratio, features, positive=True)
         if isinstance(lambda_ratio, Tensor):
             _checks.check_penalty_range("lambda_ratio", lambda_ratio, positive=True)
-        lambda2 = lambda_ratio * features.detach().square().sum((-2, -1)) / n_samples
-    ridge = lambda2 if not isinstance(lambda2, Tensor) else lambda2.to(features.dtype)[..., None, None]
-    smaller = min(n_samples, n_features)
-    identity = torch.eye(smaller, dtype=features.dtype, device=features.device)
-    with torch.autocast(features.device.type, enabled=False):
-        if n_features <= n_samples:
-            moments = features.mT @ features / n_samples + ridge * identity
-            weights: Tensor = torch.linalg.solve(moments, features.mT @ targets / n_samples).mT
-        else:
-            kernel = features @ features.mT / n_samples + ridge * identity
-            weights = (features.mT @ torch.linalg.solve(kernel, targets / n_samples)).mT
+        lambda2 = lambda_ratio * exact.detach().square().sum((-2, -1)) / n_samples
+    ridge = lambda2 if not isinstance(lambda2, Tensor) else lambda2.double()[..., None, None]
+    identity = torch.eye(min(n_samples, n_features), dtype=torch.float64, device=features.device)
+    name = "lambda2" if lambda_ratio is None else "lambda_ratio"
+    if n_features <= n_samples:
+        moments = exact.mT @ exact / n_samples + ridge * identity
+        weights = _checks.solve_linear(moments, exact.mT @ targets.double() / n_samples, name).mT
+    else:
+        kernel = exact @ exact.mT / n_samples + ridge * identity
+        weights = (exact.mT @ _checks.solve_linear(kernel, targets.double() / n_samples, name)).mT
+    weights = weights.to(features.dtype)
+    _check_representable(weights)
     return weights.squeeze(-2) if vector else weights
 
 
@@ -192,9 +206,13 @@ def _check_data(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, bool
 
 
 def _largest_correlation(features: Tensor, targets: Tensor) -> Tensor:
-    """max_j ||F_:j' Y|| / n in float64, rounded up by the bound on the rounding error."""
+    """max_j ||F_:j' Y|| / n, rounded up by the bound on the rounding error; in float64, which products of large and of small
+    single-precision numbers do not leave."""
     n_samples = features.shape[-2]
-    with torch.autocast(features.device.type, enabled=False):
-        correlation = features.mT @ targets / n_samples
-    largest: Tensor = correlation.double().norm(dim=-1).amax(-1)
-    return largest * (1 + 4 * n_samples * torch.finfo(features.dtype).eps)
+    correlation = features.double().mT @ targets.double() / n_samples
+    largest: Tensor = correlation.norm(dim=-1).amax(-1)
+    return largest * (1 + 4 * n_samples * torch.finfo(torch.float64).eps)
+
+
+def _check_representable(values: Tensor) -> None:
+    _checks.check_finite("features and targets, and what comes of their products,", values, "rescale what overflows")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from sparsesvm.meta.augment import Augment, rotate_classes
 from sparsesvm.meta.episodes import Draw, EpisodeNumbers, EpisodeSampler
 from sparsesvm.meta.errors import DataError
-from sparsesvm.meta.images import ImageSet
+from sparsesvm.meta.images import ImageSet, to_images
 
 
 class Episode(NamedTuple):
@@ -111,7 +111,8 @@ class EpisodeDataset(Dataset[Episode]):
     """Episode number i of a data set that yields (image, label); augmentation is part of the episode and of its seed.
 
     Args:
-        dataset: an `ImageSet`, or any data set that yields (image, label); its labels must be those given to the sampler.
+        dataset: an `ImageSet`, or any data set that yields (image, label); its labels must be those given to the sampler. Its
+            images may be pictures of Pillow, uint8, or floating-point from 0 to 1 or standardised, which are kept as they are.
         sampler: decides which samples make an episode.
         augment: applied to all images of the episode, each by its own amounts.
         class_augment: applied to all images of a class alike, which makes a new class.
@@ -165,7 +166,7 @@ class EpisodeDataset(Dataset[Episode]):
     def _load(self, indices: NDArray[np.int64]) -> Tensor:
         if isinstance(self.dataset, ImageSet):
             return self.dataset.load(indices)
-        return torch.stack([torch.as_tensor(self.dataset[int(i)][0]) for i in indices])
+        return to_images([self.dataset[int(i)][0] for i in indices], standardised=True)
 
 
 class EpisodeLoader(DataLoader[Episode]):

@@ -42,14 +42,20 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class BestAndLast(ModelCheckpoint):
-    """With `save_last`, last.ckpt is written after every epoch, not only where there is a new best one: a resumed run repeats one
-    epoch at most, and a complete one nothing."""
+    """With `save_last` true, last.ckpt is written after every epoch, not only where there is a new best one: a resumed run
+    repeats one epoch at most, and a complete one nothing."""
 
     @override
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        if self.save_last and self.dirpath and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
+        if self.save_last is True and self.dirpath and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            path = Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
+            trainer.save_checkpoint(path, self.save_weights_only)
+
+    @override
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            super().on_train_end(trainer, pl_module)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

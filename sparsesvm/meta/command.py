@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.resources
 import importlib.util
 import os
 import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
+from jsonargparse.typing import restricted_number_type
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -23,6 +26,7 @@ from sparsesvm.meta.data import EpisodeData
 from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.learner import MetaLearner
 
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", 2**32 - 1)])
 CONFIGS = importlib.resources.files("sparsesvm.meta") / "configs"
 
 
@@ -39,6 +43,7 @@ def run(arguments: Sequence[str]) -> None:
             args=prepare(arguments),
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            parser_class=_Parser,
             parser_kwargs={"prog": "sparsesvm", "default_env": False},
             trainer_defaults={
                 "default_root_dir": "sparsesvm-run",
@@ -51,6 +56,12 @@ def run(arguments: Sequence[str]) -> None:
     except (DataError, OSError) as error:
         # What a worker process raised ends with its message.
         raise SystemExit(f"sparsesvm {arguments[0]}: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _comes_from(error: BaseException, package: str) -> bool:
+    """Whether a package itself raises the error: what Lightning does is about its options; an encoder that fails shows where."""
+    (*_, (frame, _)) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(f"{package}.")
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
@@ -83,12 +94,24 @@ def find_config(name: str) -> str:
     raise DataError(f"config must be a file or one of {', '.join(known)}; got {name}")
 
 
+class _Parser(LightningArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """One line that names the option, without the eighty lines of the usage, and status 2."""
+        prog = (getattr(ex, "subcommand_parser", None) or self).prog.replace(" [options]", "")
+        # The parser of an object inside has a name of its own.
+        self.exit(2, f"{prog if prog.startswith('sparsesvm') else 'sparsesvm'}: error: {' '.join(message.split())}\n")
+
+
 class Command(LightningCLI):
     """Lightning's command line with checkpoints, loggers and a report in one folder, trainer.default_root_dir."""
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # Lightning's own takes true for "a random seed", and then zero.
+        parser.add_argument("--seed_everything", type=Seed, default=self.seed_everything_default, help="of all random draws")
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("seed_everything", "data.seed")
-        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.set_defaults(
             {
@@ -106,15 +129,21 @@ class Command(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        _check_trainer(config.trainer)
+        config.trainer.default_root_dir = config.trainer.default_root_dir or "."
         if config.checkpoint.dirpath is None:
             config.checkpoint.dirpath = str(Path(config.trainer.default_root_dir) / "checkpoints")
 
     def instantiate_classes(self) -> None:
         try:
-            super().instantiate_classes()
+            with self._complaints_of_lightning():
+                super().instantiate_classes()
+        except DataError:
+            raise
         except ValueError as error:
             # A value out of range, which our classes name; for an optional object jsonargparse wraps their error in its own.
-            raise DataError(str(error.__cause__ or error)) from error
+            cause = error.__cause__ or error
+            raise (DataError(str(cause)) if _comes_from(cause, "sparsesvm") else self._unnamed(cause)) from error
         self.model.configuration = {key: self.config_dump[key] for key in ("model", "data")}
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
@@ -122,16 +151,53 @@ class Command(LightningCLI):
         root = Path(given.default_root_dir)
         if given.logger in (None, True):
             kwargs["logger"] = _loggers(root) if self.subcommand == "fit" else [CSVLogger(root, "logs")]
-        plugins = given.plugins or []
-        kwargs["plugins"] = [WholeCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins])]
+        kwargs["plugins"] = [WholeCheckpointIO(), *_listed(given.plugins)]
         if self.subcommand == "predict":
-            kwargs["callbacks"] = [*(given.callbacks or []), _PredictionWriter(root / "predictions.csv")]
+            kwargs["callbacks"] = [*_listed(given.callbacks), _PredictionWriter(root / "predictions.csv")]
+        if self.subcommand != "fit" and self.config[self.subcommand].ckpt_path is None:
+            print("without --ckpt_path the weights are random", file=sys.stderr)
+        if given.enable_checkpointing is False:
+            self._parser(self.subcommand).callback_keys.remove("checkpoint")
         return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with self._complaints_of_lightning():
+            super()._run_subcommand(subcommand)
+
+    def _dump_config(self) -> None:
+        try:
+            super()._dump_config()
+        except Exception as error:  # whatever YAML cannot say
+            raise self._unnamed(error) from error
+
+    @contextlib.contextmanager
+    def _complaints_of_lightning(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not _comes_from(error, "lightning"):
+                raise
+            raise self._unnamed(error) from error
+
+    def _unnamed(self, error: BaseException) -> DataError:
+        """The error in one line, with the options given, as it need not name the one at fault."""
+        parser, given = self._parser(self.subcommand), self.config[self.subcommand]
+        default = parser.get_defaults()
+        changed = [
+            f"{group}.{name}={value}"
+            for group in ("trainer", "checkpoint")
+            for name, value in vars(given[group]).items()
+            if value != default[group][name]
+        ]
+        return DataError(f"{' '.join(str(error).split())} (given: {', '.join(changed)})")
 
     def after_fit(self) -> None:
         """The table and the figures of the best checkpoint."""
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if not (best and self.trainer.is_global_zero and self.config[self.subcommand].report):
+        if not (self.trainer.is_global_zero and self.config[self.subcommand].report) or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if not best:
+            print("there is no report: no checkpoint is the best one, for which a validation must run", file=sys.stderr)
             return
         episodes, seed = self.datamodule.episodes["test"], self.config[self.subcommand].seed_everything
         output = Path(self.trainer.default_root_dir) / "report"
@@ -140,6 +206,31 @@ class Command(LightningCLI):
             report.run(report.make_parser().parse_args(arguments))
         except DataError as error:
             print(f"trained, but there is no report on the test split: {error}", file=sys.stderr)
+
+
+def _listed(given: Any) -> list[Any]:
+    """Lightning takes one object for a list of it."""
+    return given if isinstance(given, list) else [] if given is None else [given]
+
+
+def _check_trainer(given: Any) -> None:
+    """Options of Lightning's trainer that mean nothing here, and values on which it fails in words of its own."""
+    if given.barebones:
+        raise DataError("trainer.barebones must be false: a run without logs and checkpoints leaves nothing. Use fast_dev_run.")
+    if given.overfit_batches:
+        raise DataError(
+            f"trainer.overfit_batches must be 0, as every episode is drawn once; got {given.overfit_batches}. "
+            "Use data.episodes_per_epoch for fewer of them."
+        )
+    strategy = given.strategy
+    launch = strategy if isinstance(strategy, str) else str(strategy.get("init_args", {}).get("start_method", ""))
+    if any(way in launch for way in ("spawn", "fork", "notebook")):
+        raise DataError(
+            f"trainer.strategy must start its processes anew, as ddp does; got {launch}, which hands back weights alone"
+        )
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        if given[name] is not None and given[name] < 1:
+            raise DataError(f"trainer.{name} must be at least 1; got {given[name]}")
 
 
 def _loggers(root: Path) -> list[Logger]:

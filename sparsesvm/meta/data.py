@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -16,9 +15,18 @@ from torch.utils.data import DataLoader
 from sparsesvm import _checks
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import Episode, EpisodeBatch, EpisodeDataset, EpisodeLoader, collate
-from sparsesvm.meta.episodes import Count, Draws, EpisodeNumbers, EpisodeSampler
+from sparsesvm.meta.episodes import Count, Draws, EpisodeNumbers, EpisodeSampler, check_count
 from sparsesvm.meta.errors import DataError
-from sparsesvm.meta.images import ImageSet, Reader, find_files, find_folders, load_arrays, to_channels_first
+from sparsesvm.meta.images import (
+    ARRAYS,
+    ImageSet,
+    Reader,
+    class_codes,
+    find_files,
+    find_folders,
+    load_arrays,
+    to_channels_first,
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,10 @@ class Setting:
     n_query: int = 15
     within: bool = False
 
+    def __post_init__(self) -> None:
+        for name, least in (("n_way", 2), ("n_shot", 1), ("n_query", 1)):
+            _checks.check_integer(name, getattr(self, name), minimum=least)
+
     @property
     def name(self) -> str:
         """In the words of the field."""
@@ -46,7 +58,8 @@ class Setting:
         """Draws such episodes."""
         within = float(self.within)
         counts: dict[str, Any] = {"n_way": self.n_way, "n_shot": self.n_shot, "n_query": self.n_query}
-        return EpisodeSampler(images.labels, **counts, groups=images.class_groups, within=within, seed=seed)
+        classes: dict[str, Any] = {"groups": images.class_groups, "class_names": images.class_names}
+        return EpisodeSampler(images.labels, **counts, **classes, within=within, seed=seed)
 
 
 class EpisodeData(lightning.LightningDataModule):
@@ -69,8 +82,8 @@ class EpisodeData(lightning.LightningDataModule):
         val_episodes, test_episodes: tasks in each of them.
         tasks_per_batch: tasks evaluated at a time; images that they share are encoded once.
         num_workers: processes that load images; 0 suits images in memory.
-        predict_support, predict_query: for `predict`: a folder with a folder of images per class, or an .npz file with `images`
-            and `labels`; and a folder of images, or an .npz file with `images`.
+        predict_support, predict_query: for `predict`: a folder with a folder of images per class, or an .npz or .pt file with
+            `images` and `labels`; and a folder of images, or such a file with `images`.
         seed: of all episodes.
     """
 
@@ -108,10 +121,22 @@ class EpisodeData(lightning.LightningDataModule):
             "within": within,
             "rotations": rotations,
         }
+        for name, count, least in (("n_way", n_way, 2), ("n_shot", n_shot, 1), ("n_query", n_query, 1)):
+            check_count(name, count, least)
+        for name, share in (("within", within), ("class_augment_share", class_augment_share)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must lie in [0, 1]; got {share}")
         self.support_sets = _checks.check_integer("support_sets", support_sets, minimum=1)
-        self.tasks_per_step, self.episodes_per_epoch, self.tasks_per_batch = tasks_per_step, episodes_per_epoch, tasks_per_batch
-        self.settings = {"val": val or [Setting()], "test": test or [Setting()]}
+        self.tasks_per_step = _checks.check_integer("tasks_per_step", tasks_per_step, minimum=1)
+        self.episodes_per_epoch = _checks.check_integer("episodes_per_epoch", episodes_per_epoch, minimum=1)
+        self.tasks_per_batch = _checks.check_integer("tasks_per_batch", tasks_per_batch, minimum=1)
+        _checks.check_integer("num_workers", num_workers, minimum=0)
+        self.settings = {"val": [Setting()] if val is None else val, "test": [Setting()] if test is None else test}
         self.episodes = {"val": val_episodes, "test": test_episodes}
+        for stage, settings in self.settings.items():
+            _checks.check_integer(f"{stage}_episodes", self.episodes[stage], minimum=1)
+            if not settings:
+                raise ValueError(f"{stage} must hold at least one setting; got none")
         self.names = {stage: [setting.name for setting in settings] for stage, settings in self.settings.items()}
         self.predict_support, self.predict_query = predict_support, predict_query
         self._images: dict[str, ImageSet] = {}
@@ -133,7 +158,8 @@ class EpisodeData(lightning.LightningDataModule):
 
     def _train_episodes(self) -> EpisodeDataset:
         images = self.images("train")
-        sampler = EpisodeSampler(images.labels, **self.train, groups=images.class_groups, seed=self.seed)
+        classes: dict[str, Any] = {"groups": images.class_groups, "class_names": images.class_names}
+        sampler = EpisodeSampler(images.labels, **self.train, **classes, seed=self.seed)
         needed = (self.support_sets - 1) * sampler.n_shot[1]
         if sampler.n_query[0] < needed:
             raise DataError(
@@ -203,17 +229,18 @@ class EpisodeData(lightning.LightningDataModule):
         return DataLoader([task], batch_size=1, collate_fn=collate)  # type: ignore[arg-type]
 
     def _read_support(self, path: str) -> tuple[Tensor, Tensor, list[str]]:
-        if path.endswith(".npz"):
+        if path.endswith(ARRAYS):
             data = load_arrays(path, ("images", "labels"))
-            names, labels = np.unique(data["labels"], return_inverse=True)
-            return to_channels_first(data["images"], path).float() / 255, torch.from_numpy(labels), [str(name) for name in names]
+            images = to_channels_first(data["images"], path).float() / 255
+            names, labels = class_codes(data["labels"], len(images), f"{path}: labels")
+            return images, torch.from_numpy(labels), [str(name) for name in names]
         classes = find_folders(Path(path))
         counts = torch.tensor([len(files) for files in classes.values()])
         images = self.reader.open([file for files in classes.values() for file in files])
         return images.float() / 255, torch.arange(len(classes)).repeat_interleave(counts), list(classes)
 
     def _read_query(self, path: str) -> tuple[Tensor, list[str]]:
-        if path.endswith(".npz"):
+        if path.endswith(ARRAYS):
             images = to_channels_first(load_arrays(path, ("images",))["images"], path).float() / 255
             return images, [str(number) for number in range(len(images))]
         files = find_files(Path(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from sparsesvm.meta.images import (
     ImageSet,
     Reader,
     check_split,
+    class_codes,
+    find_entry,
     find_files,
     find_folders,
     load_arrays,
     read_image,
+    read_text,
     to_channels_first,
 )
 
@@ -55,8 +59,8 @@ class Arrays(Reader):
     """Images from an `.npz` or `.pt` file.
 
     The file holds `images`, uint8 of shape (n, height, width), (n, height, width, channels) or (n, channels, height, width), with
-    1 or 3 channels; `labels`, (n,) integers; and `split`, (n,) of "train", "val" and "test" (or 0, 1, 2), which may be left out
-    if every split shall be all the data. A class may not be in two splits.
+    1 or 3 channels; `labels`, (n,) integers or names; and `split`, (n,) of "train", "val" and "test" (or 0, 1, 2), which may be
+    left out if every split shall be all the data. A class may not be in two splits.
 
     Args:
         root: the file.
@@ -67,21 +71,23 @@ class Arrays(Reader):
 
     def read(self, split: str) -> ImageSet:
         check_split(split)
-        data = load_arrays(self.root, ("images", "labels"))
-        images, labels = to_channels_first(data["images"], self.root), np.asarray(data["labels"])
-        if "split" in data:
-            of_image = np.asarray(data["split"])
-            wanted = split if of_image.dtype.kind in "US" else SPLITS.index(split)
-            of_image = of_image.astype(str) if of_image.dtype.kind == "S" else of_image
-            chosen = of_image == wanted
-            if not chosen.any():
-                raise DataError(f"{self.root} has no images of split {split!r}; its splits are {np.unique(of_image).tolist()}")
-            shared = np.intersect1d(labels[chosen], labels[~chosen])
-            if len(shared):
-                raise DataError(f"{self.root}: class {shared[0]} is in {split!r} and in another split; classes must be disjoint")
-            images, labels = images[torch.from_numpy(chosen)], labels[chosen]
-        names, codes = np.unique(labels, return_inverse=True)
-        return ImageSet(images, codes, [str(name) for name in names])
+        data = load_arrays(self.root, ("images", "labels"), ("split",))
+        images = to_channels_first(data["images"], self.root)
+        names, codes = class_codes(data["labels"], len(images), f"{self.root}: labels")
+        if "split" not in data:
+            return ImageSet(images, codes, names)
+        splits, of_image = class_codes(data["split"], len(images), f"{self.root}: split")
+        wanted = [number for number, name in enumerate(splits) if str(name) in (split, str(SPLITS.index(split)))]
+        chosen = np.isin(of_image, wanted)
+        if not chosen.any():
+            raise DataError(f"{self.root} has no images of split {split!r}; its splits are {splits.tolist()}")
+        shared = np.intersect1d(codes[chosen], codes[~chosen])
+        if len(shared):
+            raise DataError(
+                f"{self.root}: class {names[shared[0]]} is in {split!r} and in another split; classes must be disjoint"
+            )
+        present, codes = np.unique(codes[chosen], return_inverse=True)
+        return ImageSet(images[torch.from_numpy(chosen)], codes, names[present])
 
 
 class ClassFolders(Reader):
@@ -90,8 +96,11 @@ class ClassFolders(Reader):
     For each split the first of these that exists is taken:
 
     - `root/train`, `root/val`, `root/test`: a folder per class inside;
-    - `root/train.csv` ...: a header and rows `filename,label`, the files in `root/images`;
+    - `root/train.csv` ...: a header and rows `filename,label`, also with semicolons or tabs and further columns, the files in
+      `root/images`;
     - `root/train.txt` ...: one class name per line, the class folders in `root`, `root/images` or `root/data`.
+
+    Hidden and system files are left aside; files of a kind that cannot be read are refused, not left out.
 
     Args:
         root: the folder.
@@ -129,28 +138,41 @@ class ClassFolders(Reader):
 
 
 def _read_table(table: Path, folder: Path) -> dict[str, list[Path]]:
-    classes: dict[str, list[Path]] = {}
-    with open(table, newline="") as opened:
-        rows = csv.DictReader(opened)
-        if not {"filename", "label"} <= set(rows.fieldnames or ()):
-            raise DataError(f"{table} must have the columns filename,label; got {rows.fieldnames}")
-        for row in rows:
-            path = folder / row["filename"]
-            if not path.is_file():
-                raise DataError(f"{table} names {row['filename']}, which is not in {folder}")
-            classes.setdefault(row["label"], []).append(path)
-    if not classes:
+    text = read_text(table)
+    header = text.lstrip().partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)  # spreadsheets write semicolons where the comma is the decimal sign
+    rows = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter, skipinitialspace=True)
+    labels: dict[Path, str] = {}
+    try:
+        columns = [name.strip().lower() for name in next(rows, [])]
+        if not {"filename", "label"} <= set(columns):
+            raise DataError(f"{table} must have the columns filename,label; got {columns}")
+        for row in filter(any, rows):
+            named = dict(zip(columns, (cell.strip() for cell in row), strict=False))
+            if not named.get("filename") or not named.get("label"):
+                raise DataError(f"{table} lacks a filename or a label in line {rows.line_num}: {row}")
+            path = find_entry(named["filename"], folder)
+            if path is None:
+                raise DataError(f"{table} names {named['filename']}, which is not in {folder}")
+            if labels.setdefault(path, named["label"]) != named["label"]:
+                raise DataError(f"{table} gives {named['filename']} two labels, {labels[path]} and {named['label']}")
+    except csv.Error as error:
+        raise DataError(f"{table} cannot be read as a table, line {rows.line_num}: {error}") from error
+    if not labels:
         raise DataError(f"{table} names no images")
+    classes: dict[str, list[Path]] = {}
+    for path, label in labels.items():
+        classes.setdefault(label, []).append(path)
     return classes
 
 
 def _named_folders(names: Path, root: Path) -> dict[str, list[Path]]:
     classes: dict[str, list[Path]] = {}
-    for name in names.read_text().split():
-        places = [place / name for place in (root, root / "images", root / "data") if (place / name).is_dir()]
-        if not places:
+    for name in filter(None, map(str.strip, read_text(names).splitlines())):
+        folder = find_entry(name, root, root / "images", root / "data")
+        if folder is None or not folder.is_dir():
             raise DataError(f"{names} names class {name}, which has no folder in {root}, {root / 'images'} or {root / 'data'}")
-        classes[name] = find_files(places[0])
+        classes[name] = find_files(folder)
     if not classes:
         raise DataError(f"{names} names no classes")
     return classes

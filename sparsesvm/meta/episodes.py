@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,7 @@ Count = int | tuple[int, int]
 class Draw(NamedTuple):
     """Which samples make an episode: indices into the data set, and labels 0 to n_way - 1; class after class.
 
+    `classes` are the labels of the data set for these.
     `quarters` are the quarter turns of each class (n_way,); `seed` is for whatever else the episode draws.
     """
 
@@ -27,7 +28,7 @@ class Draw(NamedTuple):
     support_labels: NDArray[np.int64]
     query: NDArray[np.int64]
     query_labels: NDArray[np.int64]
-    classes: NDArray[np.int64]
+    classes: NDArray[Any]
     quarters: NDArray[np.int64]
     seed: int
 
@@ -36,11 +37,12 @@ class EpisodeSampler:
     """Draws episodes from labelled samples. Episode `number` is always the same, in any process and in any order.
 
     Args:
-        labels: (n,) integer class of every sample; classes may differ in size.
+        labels: (n,) class of every sample, integers or names; classes may differ in size.
         n_way: classes of an episode. This, n_shot and n_query are numbers or (smallest, largest), then drawn for each episode.
         n_shot: support samples per class.
         n_query: query samples per class.
         groups: group (alphabet, superclass) of each class, in the order of the sorted labels.
+        class_names: of all classes, in this order too; for messages.
         within: share of the episodes whose classes all come from one group that has enough of them.
         rotations: count every class turned by 90, 180 and 270 degrees as a class of its own. The classes of an episode from
             within one group share their orientation.
@@ -59,26 +61,27 @@ class EpisodeSampler:
         n_shot: Count,
         n_query: Count,
         groups: Sequence[int] | None = None,
+        class_names: Sequence[str] | None = None,
         within: float = 0.0,
         rotations: bool = False,
         balanced: bool = True,
         seed: int = 0,
     ) -> None:
-        self.n_way, self.n_shot = _bounds("n_way", n_way, 2), _bounds("n_shot", n_shot, 1)
-        self.n_query = _bounds("n_query", n_query, 1)
+        self.n_way, self.n_shot = check_count("n_way", n_way, 2), check_count("n_shot", n_shot, 1)
+        self.n_query = check_count("n_query", n_query, 1)
         if not 0 <= within <= 1:
             raise ValueError(f"within must lie in [0, 1]; got {within}")
         self.within, self.rotations, self.balanced, self.seed = within, rotations, balanced, seed
         codes = np.asarray(labels)
-        if codes.ndim != 1 or codes.dtype.kind not in "iu":
-            raise ValueError(f"labels must be integers of shape (n,); got shape {codes.shape} of {codes.dtype}")
+        if codes.ndim != 1 or codes.dtype.kind not in "iuU":
+            raise ValueError(f"labels must be integers of shape (n,), or names; got shape {codes.shape} of {codes.dtype}")
         self.classes, inverse = np.unique(codes, return_inverse=True)
         order = np.argsort(inverse, kind="stable")
         self._members = np.split(order, np.cumsum(np.bincount(inverse, minlength=len(self.classes)))[:-1])
-        self._check_samples()
+        self._check_samples(class_names or self.classes)
         self._groups = self._find_groups(groups)
 
-    def _check_samples(self) -> None:
+    def _check_samples(self, names: Sequence[Any] | NDArray[Any]) -> None:
         turns = 4 if self.rotations else 1
         if self.n_way[1] > turns * len(self.classes):
             rotated = f", {turns * len(self.classes)} with their rotations" if self.rotations else ""
@@ -91,14 +94,14 @@ class EpisodeSampler:
         if len(self._members[smallest]) < needed:
             raise DataError(
                 f"n_shot + n_query = {self.n_shot[1]} + {self.n_query[1]} = {needed} samples of a class are needed; class "
-                f"{self.classes[smallest]} has {len(self._members[smallest])}. Lower them or drop the class."
+                f"{names[smallest]} has {len(self._members[smallest])}. Lower them or drop the class."
             )
 
     def _find_groups(self, groups: Sequence[int] | None) -> list[NDArray[np.int64]]:
         if self.within == 0:
             return []
         if groups is None:
-            raise ValueError("within > 0 needs groups; got None")
+            raise DataError("within > 0 needs groups of classes, as alphabets are; these data have none")
         if len(groups) != len(self.classes):
             raise ValueError(f"groups must name the group of each of the {len(self.classes)} classes; got {len(groups)}")
         of_class = np.asarray(groups)
@@ -177,7 +180,8 @@ class Draws(Dataset[Draw]):
         return self.sampler.draw(number)
 
 
-def _bounds(name: str, count: Count, least: int) -> tuple[int, int]:
+def check_count(name: str, count: Count, least: int) -> tuple[int, int]:
+    """The smallest and the largest number."""
     low, high = (count, count) if isinstance(count, int) else count
     if not least <= low <= high:
         raise ValueError(f"{name} must be a number of at least {least}, or such numbers (smallest, largest); got {count}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from sparsesvm import FittedHead, PrototypeHead, RidgeHead, SparseSVMHead
 from sparsesvm.meta.data import Setting
 from sparsesvm.meta.episodes import Draw
 from sparsesvm.meta.errors import DataError
-from sparsesvm.meta.images import ImageSet, load_arrays
+from sparsesvm.meta.images import ImageSet, class_codes, load_arrays, to_tensor
 from sparsesvm.meta.learner import MetaLearner
 from sparsesvm.results import unconverged as above_tolerance
 
@@ -123,7 +124,9 @@ def compare(methods: Mapping[str, Method], images: ImageSet, settings: Sequence[
 
 
 def interval(values: NDArray[np.float64]) -> float:
-    """Half the width of the 95 % interval of the mean: 1.96 standard errors."""
+    """Half the width of the 95 % interval of the mean: 1.96 standard errors; NaN where there is one value."""
+    if len(values) < 2:
+        return math.nan
     return float(1.96 * values.std() / len(values) ** 0.5)
 
 
@@ -176,7 +179,7 @@ class Comparison:
             name: {
                 setting: {
                     "accuracy": float(found.accuracy.mean()),
-                    "interval": interval(found.accuracy),
+                    "interval": interval(found.accuracy) if len(found.accuracy) > 1 else None,
                     "features_used": float(found.used.mean()),
                     "largest_gap": found.gap,
                     "unconverged": found.unconverged,
@@ -196,17 +199,27 @@ def read_features(path: str) -> tuple[Tensor, ImageSet]:
 
     Returns them, and a stand-in for the images that carries labels and groups.
     """
-    data = load_arrays(path, ("features", "labels"))
-    features = torch.as_tensor(data["features"])
-    if not features.is_floating_point() or features.dim() != 2 or len(features) != len(data["labels"]):
+    data = load_arrays(path, ("features", "labels"), ("groups",))
+    stored = data["features"]
+    if stored.dtype.kind != "f" or stored.ndim != 2 or 0 in stored.shape:
+        raise DataError(f"{path}: features must be floating-point (n, n_features), n > 0; got {stored.dtype} {stored.shape}")
+    features = to_tensor(stored.astype(np.float64) if stored.dtype.itemsize > 8 else stored)
+    names, codes = class_codes(data["labels"], len(features), f"{path}: labels")
+    wrong = (~features.isfinite().all(1)).nonzero()
+    if len(wrong):
         raise DataError(
-            f"{path}: features must be floating-point (n, n_features) with as many labels; got {features.dtype} "
-            f"{tuple(features.shape)} and {len(data['labels'])} labels"
+            f"{path}: features must be finite; sample {int(wrong[0])} holds NaN or infinity, {len(wrong)} in all. Drop them."
         )
-    names, codes = np.unique(data["labels"], return_inverse=True)
+    largest = float(features.abs().max())
+    if not (largest == 0 or 1e-30 < largest < torch.finfo(torch.float32).max):
+        raise DataError(f"{path}: features must fit in single precision; the largest is {largest:g}. Rescale them.")
     groups = None
     if "groups" in data:
-        _, of_sample = np.unique(data["groups"], return_inverse=True)
-        groups = [int(of_sample[codes == code][0]) for code in range(len(names))]
+        _, of_sample = class_codes(data["groups"], len(features), f"{path}: groups")
+        pairs = np.unique(np.stack([codes, of_sample]), axis=1)
+        twice = np.flatnonzero(np.bincount(pairs[0]) > 1)
+        if len(twice):
+            raise DataError(f"{path}: every class must be in one group; class {names[twice[0]]} is in several")
+        groups = pairs[1].tolist()
     stand_in = torch.zeros(len(codes), 1, 1, 1, dtype=torch.uint8)
-    return features.float(), ImageSet(stand_in, codes, [str(name) for name in names], groups)
+    return features.float(), ImageSet(stand_in, codes, names, groups)

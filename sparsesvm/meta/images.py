@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import mimetypes
 import os
+import pickle
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +14,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import ArrayLike, NDArray
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sparsesvm.meta.errors import DataError
 
 SPLITS = ("train", "val", "test")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+ARRAYS = (".npz", ".pt", ".pth")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+_SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
+_REMEDY = "Scale them to 0 to 255 and convert with .astype(numpy.uint8)."
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # no other decoder sees a file, whatever its name says
 
 
 class Files(NamedTuple):
@@ -42,16 +50,24 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         self,
         images: Tensor | Files,
         labels: Sequence[int] | NDArray[np.integer[Any]] | Tensor,
-        class_names: Sequence[str],
+        class_names: Sequence[Any] | NDArray[Any],
         class_groups: Sequence[int] | None = None,
     ) -> None:
-        self.images, self.class_names, self.class_groups = images, list(class_names), class_groups
-        self.labels = np.asarray(labels, dtype=np.int64)
+        self.images, self.class_groups = images, class_groups
+        self.class_names = [str(name) for name in class_names]
+        codes = np.asarray(labels)
+        if codes.dtype.kind not in "iu" and codes.size:
+            raise ValueError(
+                f"labels must be integers; got {codes.dtype}. numpy.unique(labels, return_inverse=True) gives names and numbers."
+            )
+        self.labels = codes.astype(np.int64)
         if isinstance(images, Tensor) and (images.dim() != 4 or images.dtype != torch.uint8):
             raise ValueError(f"images must be uint8 (n, channels, height, width); got {images.dtype} {tuple(images.shape)}")
         n = len(images) if isinstance(images, Tensor) else len(images.paths)
         if n != len(self.labels):
             raise ValueError(f"images and labels must be as many; got {n} and {len(self.labels)}")
+        if self.labels.min(initial=0) < 0:
+            raise ValueError(f"labels must be 0 to {len(self.class_names) - 1}; got {self.labels.min()}")
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         if len(counts) > len(self.class_names) or not counts.all():
             raise ValueError(
@@ -84,48 +100,172 @@ class Reader(ABC):
         raise DataError(f"{type(self).__name__} does not read single image files; use an .npz file, or ClassFolders or Omniglot")
 
 
-def load_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The arrays of an `.npz` or `.pt` file, pickles refused; `names` must be among them."""
+def load_arrays(path: str | os.PathLike[str], names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    """Arrays of an `.npz` or `.pt` file, pickles refused: `names`, and those of `optional` that are there. What else the file
+    holds is not looked at."""
     if not os.path.isfile(path):
         raise DataError(f"there is no file {path}")
-    data: dict[str, NDArray[Any]] = {}
     try:
         if str(path).endswith(".npz"):
             with np.load(path, allow_pickle=False) as opened:
-                data = {name: opened[name] for name in opened.files}
-        elif str(path).endswith((".pt", ".pth")):
+                present = list(opened.files)
+                data = {name: _to_array(opened[name]) for name in (*names, *optional) if name in present}
+        elif str(path).endswith(ARRAYS):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-            data = {str(name): np.asarray(value) for name, value in dict(loaded).items()}
+            if not isinstance(loaded, dict):
+                raise DataError(f"{path} must hold a dictionary of arrays; it holds a {type(loaded).__name__}")
+            present = [str(name) for name in loaded]
+            data = {name: _to_array(loaded[name]) for name in (*names, *optional) if name in loaded}
         else:
             raise DataError(f"arrays are read from .npz and .pt files; got {path}")
     except DataError:
         raise
+    except pickle.UnpicklingError as error:
+        reason = "it holds more than tensors and plain values. Save tensors, with torch.as_tensor(array), or an .npz file"
+        raise DataError(f"{path} cannot be read as arrays: {reason}") from error
     except Exception as error:  # whatever a damaged file makes the readers raise
-        raise DataError(f"{path} cannot be read as arrays: {error}") from error
+        raise DataError(f"{path} cannot be read as arrays: {' '.join(str(error).split())}") from error
     missing = [name for name in names if name not in data]
     if missing:
         raise DataError(
-            f"{path} must hold the arrays {', '.join(names)}; it lacks {', '.join(missing)} and has {', '.join(data)}"
+            f"{path} must hold the arrays {', '.join(names)}; it lacks {', '.join(missing)} and has {', '.join(present)}"
         )
     return data
 
 
+def _to_array(value: Any) -> NDArray[Any]:
+    """An array of what numpy or torch load; bfloat16 and smaller types, which numpy lacks, in single precision."""
+    if not isinstance(value, Tensor):
+        array = np.asarray(value)
+        if array.dtype != np.dtype("V2"):
+            return array
+        value = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)  # as JAX and ml_dtypes leave it in .npz files
+    dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
+    numpy_has_it = not dense.is_floating_point() or dense.dtype in (torch.float16, torch.float32, torch.float64)
+    found: NDArray[Any] = (dense if numpy_has_it else dense.float()).resolve_conj().resolve_neg().numpy()
+    return found
+
+
+def class_codes(labels: ArrayLike | Tensor, n: int, where: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The classes, integers or names in order, and the number of the class of each of n samples.
+
+    Args:
+        labels: (n,) or (n, 1) integers, names, or floating-point numbers that are whole.
+        where: the file or argument, for messages.
+    """
+    if np.ma.is_masked(labels):
+        raise DataError(f"{where} must have no masked entries. Drop these samples.")
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    array = array[:, 0] if array.shape == (n, 1) else array
+    if array.shape != (n,):
+        remedy = " One-hot labels become numbers with labels.argmax(1)." if array.ndim == 2 else ""
+        raise DataError(f"{where} must have shape ({n},), one for each sample; got {array.shape}.{remedy}")
+    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.round(array)).all():
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "S":  # as HDF5 gives names
+        array = np.char.decode(array, "utf-8", "replace")
+    elif array.dtype.kind == "O" and all(isinstance(name, str) for name in array):
+        array = array.astype(np.str_)
+    if array.dtype.kind not in "iubU":
+        remedy = f" Take one of the fields, e.g. labels[{array.dtype.names[0]!r}]." if array.dtype.names else ""
+        raise DataError(f"{where} must be integers or names; got {array.dtype}.{remedy}")
+    classes, codes = np.unique(array, return_inverse=True)
+    return classes, codes.astype(np.int64)
+
+
 def read_image(path: Path, size: int | None, channels: int) -> Tensor:
-    """One file as uint8 (channels, height, width); with `size` its shorter side is resized to it and the middle cropped."""
+    """One file as uint8 (channels, height, width), upright; with `size` its middle square, resized to that side."""
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        with Image.open(path, formats=_FORMATS) as opened:
+            # A photograph of several lenses (MPO) begins with the picture that is shown.
+            if getattr(opened, "is_animated", False) and opened.format != "MPO":
+                raise DataError("it holds several frames or pages. Save the one that is meant as a file of its own")
+            if opened.format == "PNG" and "transparency" in opened.info and opened.tile[0][3] in ("L;2", "L;4", "RGB;16B"):
+                # Pillow compares its number with pixels that it has rescaled.
+                raise DataError("one of its colours means transparent, at a depth that is misread. Save it with an alpha channel")
+            image = to_eight_bits(opened)
+    except Exception as error:  # whatever a damaged or hostile file makes Pillow raise
         raise DataError(f"{path} cannot be read as an image: {error}") from error
-    if size is not None and image.size != (size, size):
-        factor = size / min(image.size)
-        image = image.resize(
-            (max(size, round(image.width * factor)), max(size, round(image.height * factor))), Image.Resampling.BILINEAR
-        )
-        left, top = (image.width - size) // 2, (image.height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
+    image = image.convert("L" if channels == 1 else "RGB")
+    if size is not None:
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))
     return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """The picture in mode "L" or "RGB" as a viewer shows it: upright, and on white where it is transparent. Colour profiles are
+    left aside."""
+    tags: Any = getattr(image, "tag_v2", {})  # of a TIFF file
+    kind = image.format
+    image.load()  # the orientation may stand at the end of a file
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or tags.get(339, (1,))[0] != 1 or (image.mode == "I" and kind not in ("PNG", "PPM")):
+        raise DataError(
+            "its pixels are floating-point, signed or of 32 bits, and nothing says which value is white. "
+            "Save it with 8 or 16 bits for each colour"
+        )
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+        levels = np.asarray(image).astype(np.int64)
+        white = 2 ** tags.get(258, (16,))[0] - 1
+        grey = np.round(levels * (255 / white))
+        grey[levels == image.info.get("transparency", -1)] = 255
+        # Pillow turns light and dark where a TIFF file says that white is zero, but not for 16 bits.
+        image = Image.fromarray((255 - grey if tags.get(262) == 0 else grey).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image  # which Pillow converts to nothing else
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def to_images(images: ArrayLike | Tensor | Sequence[Any], *, standardised: bool = False) -> Tensor:
+    """Images of any origin as float32 (n, channels, height, width) from 0 to 1.
+
+    Args:
+        images: pictures of Pillow, or arrays or tensors: uint8, bool, or floating-point from 0 to 1; (n, height, width),
+            (n, channels, height, width) or, with 1 or 3 channels, (n, height, width, channels).
+        standardised: floating-point images may be standardised ones, which are kept as they are.
+
+    Raises:
+        DataError: naming what was required and what came.
+    """
+    if isinstance(images, list | tuple):
+        parts = [to_tensor(np.asarray(to_eight_bits(i)) if isinstance(i, Image.Image) else i) for i in images]
+        shapes = {tuple(part.shape) for part in parts}
+        if len(shapes) > 1:
+            raise DataError(f"images must be of one size, and all grey or all coloured; got {sorted(shapes)}. Convert them.")
+        images = torch.stack(parts) if parts else torch.zeros(0, 1, 1, 1)
+    pixels = to_tensor(images)
+    readable = pixels.is_floating_point() or pixels.dtype in (torch.uint8, torch.bool)
+    if not readable or pixels.dim() not in (3, 4) or len(pixels) == 0:
+        raise DataError(
+            "images must be uint8, bool or floating-point, (n, height, width) or (n, channels, height, width), n > 0; "
+            f"got {pixels.dtype} {tuple(pixels.shape)}." + ("" if readable else f" {_REMEDY}")
+        )
+    pixels = _channels_first(pixels)
+    if not pixels.is_floating_point():
+        return pixels.float() / (255 if pixels.dtype == torch.uint8 else 1)
+    low, high = (float(value) for value in pixels.aminmax())
+    least, most = (-10, 10) if standardised else (0, 1)  # standardised images reach a few units
+    if not (least - 1e-3 <= low and high <= most + 1e-3):
+        what = "from 0 to 1, or standardised" if standardised else "from 0 to 1"
+        raise DataError(f"floating-point images must be {what}; got values from {low:g} to {high:g}. Divide them by 255.")
+    return pixels.float()
+
+
+def to_tensor(values: ArrayLike | Tensor) -> Tensor:
+    """Numbers as a tensor, also from arrays that torch refuses: mirrored ones, read-only ones, ones of another byte order."""
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if np.ma.is_masked(values):
+        raise DataError("numbers are needed; got an array with masked entries. Fill or drop them.")
+    try:
+        return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+    except TypeError as error:
+        raise DataError(f"numbers are needed; got an array of {array.dtype}") from error
 
 
 def shrink(images: Tensor, height: int, width: int) -> Tensor:
@@ -151,11 +291,20 @@ def check_split(split: str) -> None:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
 
 
-def find_files(folder: Path) -> list[Path]:
-    """The image files of a folder, at least one."""
+def visible(folder: Path) -> list[Path]:
+    """What a folder holds, in order, without the hidden and the system files of macOS, Windows, Jupyter and file servers."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.name not in _SYSTEM and not path.name.startswith("."))
+
+
+def find_files(folder: Path) -> list[Path]:
+    """The image files of a folder, at least one."""
+    present = [path for path in visible(folder) if not path.is_dir()]
+    files = [path for path in present if path.suffix.lower() in SUFFIXES]
+    for path in set(present) - set(files):
+        if (mimetypes.guess_type(path.name)[0] or "").startswith("image/"):
+            raise DataError(f"{path} is of a kind that is not read ({', '.join(SUFFIXES)}). Convert or remove it.")
     if not files:
         raise DataError(f"class folder {folder} holds no images ({', '.join(SUFFIXES)}). Fill or remove it.")
     return files
@@ -163,18 +312,40 @@ def find_files(folder: Path) -> list[Path]:
 
 def find_folders(folder: Path) -> dict[str, list[Path]]:
     """The image files of each class, by the name of its folder."""
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}")
-    classes = {path.name: find_files(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    classes = {path.name: find_files(path) for path in visible(folder) if path.is_dir()}
     if not classes:
         raise DataError(f"{folder} must hold a folder for each class; it holds none")
     return classes
 
 
+def find_entry(name: str, *folders: Path) -> Path | None:
+    """The first of the folders' entries of this name, however it writes its accents (macOS takes them apart) and slashes."""
+    spellings = (name, *(unicodedata.normalize(form, name.replace("\\", "/")) for form in ("NFC", "NFD")))
+    return next((folder / spelling for folder in folders for spelling in spellings if (folder / spelling).exists()), None)
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8 or UTF-16, with or without a byte order mark."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} must be text in UTF-8: {error}. Save it so.") from error
+
+
 def to_channels_first(images: NDArray[Any], where: str) -> Tensor:
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise DataError(f"{where}: images must be uint8 with 3 or 4 dimensions; got {images.dtype} {images.shape}")
-    pixels = torch.from_numpy(images)
+    """Stored images as uint8 (n, 1 or 3 channels, height, width)."""
+    if images.dtype not in (np.uint8, np.bool_) or images.ndim not in (3, 4):
+        raise DataError(f"{where}: images must be uint8 with 3 or 4 dimensions; got {images.dtype} {images.shape}. {_REMEDY}")
+    pixels = _channels_first(to_tensor(images))
+    if pixels.shape[1] not in (1, 3):
+        raise DataError(f"{where}: images must have 1 or 3 channels; got shape {images.shape}")
+    return pixels.contiguous() if pixels.dtype == torch.uint8 else 255 * pixels.to(torch.uint8)
+
+
+def _channels_first(pixels: Tensor) -> Tensor:
+    """(n, channels, height, width) of three or four dimensions, in whose last one 1 or 3 channels may stand."""
     if pixels.dim() == 3:
         return pixels.unsqueeze(1)
-    return pixels if pixels.shape[1] in (1, 3) else pixels.permute(0, 3, 1, 2).contiguous()
+    last = pixels.shape[1] not in (1, 3) and pixels.shape[-1] in (1, 3)
+    return pixels.permute(0, 3, 1, 2) if last else pixels

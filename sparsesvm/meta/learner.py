@@ -11,7 +11,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,7 +20,7 @@ from sparsesvm.fewshot import FewShotHead
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
 from sparsesvm.meta.errors import DataError
-from sparsesvm.meta.images import shrink
+from sparsesvm.meta.images import class_codes, shrink, to_images
 from sparsesvm.results import unconverged
 
 
@@ -70,6 +70,15 @@ class MetaLearner(lightning.LightningModule):
             isinstance(head, SparseSVMHead) and head.log_lambda1_ratio is None and (head.lambda1_ratio or head.max_active < 1)
         ):
             raise ValueError("sparsity_warmup needs a SparseSVMHead with a fixed lambda1_ratio > 0 or with max_active < 1")
+        for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+            _checks.check_number(name, value)
+        _checks.check_integer("warmup_steps", warmup_steps, minimum=0)
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1]; got {label_smoothing}")
+        if schedule != "cosine":
+            for start, rate in schedule.items():
+                _checks.check_integer("an epoch of schedule", int(start), minimum=0)
+                _checks.check_number("a learning rate of schedule", rate)
         if optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer must be adam or sgd; got {optimizer!r}")
         self.encoder, self.head = encoder.to(memory_format=torch.channels_last), head  # type: ignore[call-overload]
@@ -108,7 +117,13 @@ class MetaLearner(lightning.LightningModule):
 
     def encode(self, images: Tensor) -> Tensor:
         """Features (n, n_features) of images (n, channels, height, width), in float32 under mixed precision too."""
-        features: Tensor = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        try:
+            features: Tensor = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        except RuntimeError as error:
+            if isinstance(error, torch.cuda.OutOfMemoryError) or not type(self.encoder).__module__.startswith("sparsesvm."):
+                raise
+            shape, reason = tuple(images.shape[1:]), str(error).splitlines()[0]
+            raise DataError(f"{type(self.encoder).__name__} does not take images of shape {shape}: {reason}") from error
         return features.flatten(1).float()
 
     def forward(self, batch: EpisodeBatch) -> list[tuple[Tensor, Tensor]]:
@@ -122,14 +137,25 @@ class MetaLearner(lightning.LightningModule):
             support = functional.embedding(batch.support[tasks], features)  # features[...] has a slow derivative on the CPU
             fit = (support, batch.support_labels[tasks], n_way)
             weight, rows = batch.support_weight[tasks], batch.query[tasks]
+            ours = all(isinstance(head, FewShotHead) for head in heads)
             # Where most images are queries of every task, scoring all of them costs less than copies of the queries.
-            if len(features) <= 1.5 * rows.shape[1] and all(isinstance(head, FewShotHead) for head in heads):
-                scored = [head(features, *fit, sample_weight=weight) for head in heads]
+            score_all = ours and len(features) <= 1.5 * rows.shape[1]
+            query = features if score_all else functional.embedding(rows, features)
+            try:
+                logits = [head(query, *fit, sample_weight=weight) for head in heads]
+            except ValueError as error:
+                if not features.isfinite().all():
+                    raise DataError(
+                        f"the encoder gives features that are not finite, after {self.global_step} training steps. "
+                        "Lower learning_rate or use a wider trainer.precision."
+                    ) from error
+                if ours:
+                    raise DataError(str(error)) from error  # an option that does not suit the features
+                raise
+            if score_all:
                 chosen = rows.unsqueeze(-1).expand(-1, -1, n_way)
-                yield [logits.gather(1, chosen) for logits in scored], tasks
-            else:
-                query = functional.embedding(rows, features)
-                yield [head(query, *fit, sample_weight=weight) for head in heads], tasks
+                logits = [scored.gather(1, chosen) for scored in logits]
+            yield logits, tasks
 
     def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
         # What dropout draws depends on the step and the process alone, whatever happened before a resume.
@@ -210,7 +236,8 @@ class MetaLearner(lightning.LightningModule):
             name = names[number] if number < len(names) else str(number)
             accuracy = self.all_gather(torch.cat(found)).flatten().double()  # type: ignore[union-attr]
             means.append(accuracy.mean())
-            interval = 1.96 * accuracy.std(correction=0) / len(accuracy) ** 0.5
+            errors = 1.96 / len(accuracy) ** 0.5 if len(accuracy) > 1 else math.nan  # one episode says nothing of the width
+            interval = errors * accuracy.std(correction=0)
             self.log(f"{stage}/{name}", accuracy.mean().float())
             self.log(f"{stage}/{name} ±", interval.float())
         self._accuracies.clear()
@@ -240,8 +267,9 @@ class MetaLearner(lightning.LightningModule):
         """Features (n, n_features) of images given as arrays, in evaluation mode.
 
         Args:
-            images: (n, height, width) or (n, channels, height, width); uint8 or bool, or floating-point from 0 to 1. Resized to
-                the size of the training images by averaging over areas; as in training, e.g. ink 1 on 0.
+            images: (n, height, width), (n, channels, height, width) or (n, height, width, channels), uint8, bool, or
+                floating-point from 0 to 1; or a list of pictures of Pillow. Resized to the size of the training images by
+                averaging over areas; as in training, e.g. ink 1 on 0.
             copies: the mean over the image and so many randomly changed copies is returned.
             augment: how they are changed; by default moved by up to 3.5 %, turned by 5 degrees, stretched by 6 %, sheared by 0.1.
             seed: of the changes.
@@ -264,15 +292,7 @@ class MetaLearner(lightning.LightningModule):
             self.train(training)
 
     def _prepare(self, images: ArrayLike | Tensor) -> Tensor:
-        pixels = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images)
-        if pixels.dtype in (torch.uint8, torch.bool):
-            pixels = pixels.float() / (255 if pixels.dtype == torch.uint8 else 1)
-        if not pixels.is_floating_point() or pixels.dim() not in (3, 4) or len(pixels) == 0:
-            raise ValueError(
-                "images must be uint8, bool or floating-point, (n, height, width) or (n, channels, height, width), n > 0; "
-                f"got {pixels.dtype} {tuple(pixels.shape)}"
-            )
-        pixels = pixels.float().unsqueeze(1) if pixels.dim() == 3 else pixels.float()
+        pixels = to_images(images)
         if self._image_shape is not None:
             channels, height, width = self._image_shape
             if pixels.shape[1] != channels:
@@ -290,19 +310,23 @@ class MetaLearner(lightning.LightningModule):
         copies: int = 0,
         augment: Augment | None = None,
         seed: int = 0,
-    ) -> Tensor:
+    ) -> Tensor | NDArray[np.str_]:
         """Classes (n_query,) of query images, out of the labels of the support images, one or more per class.
 
         Args:
-            support_labels: (n_support,) integers of any value; they are what is returned.
+            support_labels: (n_support,) integers of any value, or names; they are what is returned, names as an array.
             support_images, query_images, copies, augment, seed: as in `embed`.
         """
         options: dict[str, Any] = {"copies": copies, "augment": augment}
         support = self.embed(support_images, seed=seed, **options)
-        classes, labels = torch.as_tensor(np.asarray(support_labels), device=support.device).unique(return_inverse=True)
+        classes, codes = class_codes(support_labels, len(support), "support_labels")
+        labels = torch.from_numpy(codes).to(support.device)
         fitted: FittedHead = self.head.fit(support, labels, len(classes))  # type: ignore[operator]
-        predicted: Tensor = classes[fitted.predict(self.embed(query_images, seed=seed + 1, **options))]
-        return predicted
+        predicted: Tensor = fitted.predict(self.embed(query_images, seed=seed + 1, **options))
+        if classes.dtype.kind == "U":
+            found: NDArray[np.str_] = classes[predicted.cpu().numpy()]
+            return found
+        return torch.from_numpy(classes).to(predicted.device)[predicted]
 
 
 def task_accuracy(logits: Tensor, labels: Tensor) -> Tensor:

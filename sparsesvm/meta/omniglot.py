@@ -23,6 +23,7 @@ from sparsesvm.meta.images import (
     read_image,
     shrink,
     to_channels_first,
+    visible,
 )
 
 
@@ -61,15 +62,19 @@ class Omniglot(Reader):
         return self._read_npz(split) if self.root.endswith(".npz") else self._read_folder(split)
 
     def _read_npz(self, split: str) -> ImageSet:
-        data = load_arrays(self.root, ("character", "alphabet", "character_names", "alphabet_names"))
-        names = [str(name) for name in data["alphabet_names"]]
+        drawings = ("images105_packed", "images28")
+        names = ("character", "alphabet", "character_names", "alphabet_names")
+        data = load_arrays(self.root, names, (*drawings, "alphabet_split"))
+        if not data.keys() & set(drawings):
+            raise DataError(f"{self.root} must hold images105_packed or images28; it holds neither")
+        alphabets = [str(name) for name in data["alphabet_names"]]
         wanted = self.alphabets[split]
         if wanted is None:
             if "alphabet_split" not in data:
-                raise DataError(f"{self.root} does not say how to split; give {split} as a list of alphabets out of {names}")
-            wanted = [name for name, part in zip(names, data["alphabet_split"], strict=True) if SPLITS[part] == split]
-        self._check_alphabets(split, wanted, names)
-        chosen = np.isin(data["alphabet"], [names.index(name) for name in wanted])
+                raise DataError(f"{self.root} does not say how to split; give {split} as a list of alphabets out of {alphabets}")
+            wanted = [name for name, part in zip(alphabets, data["alphabet_split"], strict=True) if SPLITS[part] == split]
+        self._check_alphabets(split, wanted, alphabets)
+        chosen = np.isin(data["alphabet"], [alphabets.index(name) for name in wanted])
         if "images105_packed" in data:
             bits = np.unpackbits(data["images105_packed"][chosen], axis=1, count=105 * 105)
             images = shrink(torch.from_numpy(bits).reshape(-1, 1, 105, 105) * 255, self.size, self.size)
@@ -86,7 +91,7 @@ class Omniglot(Reader):
             if not (root / part).is_dir() and self.download:
                 self._fetch(part, root)
             if (root / part).is_dir():
-                folders[part] = {path.name: path for path in sorted((root / part).iterdir()) if path.is_dir()}
+                folders[part] = {path.name: path for path in visible(root / part) if path.is_dir()}
         if not folders:
             raise DataError(
                 f"no Omniglot in {root}: neither images_background/ nor images_evaluation/. Unpack the official zip files there, "

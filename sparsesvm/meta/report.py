@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -11,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead
+from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead, _checks
 from sparsesvm.meta import evaluate
 from sparsesvm.meta.data import Setting
 from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.evaluate import Comparison, Method, Score
-from sparsesvm.meta.images import ImageSet
+from sparsesvm.meta.images import ARRAYS, ImageSet
 from sparsesvm.meta.loading import load, load_data
 
 RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
@@ -39,20 +41,25 @@ def make_parser() -> argparse.ArgumentParser:
         "sources", nargs="+", help="checkpoints of `sparsesvm fit`, or one .npz or .pt file of features and labels"
     )
     parser.add_argument("--output", default="sparsesvm-report", help="folder for table.md, results.json and the pictures")
-    parser.add_argument("--episodes", type=int, default=600, help="episodes per setting")
-    parser.add_argument("--seed", type=int, default=0, help="of the episodes")
+    parser.add_argument("--episodes", type=partial(_whole, least=1), default=600, help="episodes per setting")
+    parser.add_argument("--seed", type=_whole, default=0, help="of the episodes")
     parser.add_argument(
         "--split", choices=("val", "test"), default="test", help="of the data that the checkpoint was trained with"
     )
     parser.add_argument("--root", help="where these data are, if not where they were in training")
-    parser.add_argument("--copies", type=_copies, default=0, help="embeddings of images are means over so many changed copies")
-    parser.add_argument("--ratio", type=float, default=0.2, help="lambda1_ratio of the sparse head put on frozen features")
+    parser.add_argument("--copies", type=_whole, default=0, help="embeddings of images are means over so many changed copies")
+    parser.add_argument("--ratio", type=_ratio, default=0.2, help="lambda1_ratio of the sparse head put on frozen features")
     parser.add_argument(
         "--settings",
         nargs="+",
         type=_setting,
         metavar="WAY,SHOT",
         help="e.g. 5,1 or 20,5,within; by default the run's test settings",
+    )
+    parser.add_argument(
+        "--n-query",
+        type=partial(_whole, least=1),
+        help="query samples per class; by default those of the run's first test setting, 15 for frozen features",
     )
     parser.add_argument("--no-figures", dest="figures", action="store_false", help="the table only")
     return parser
@@ -61,7 +68,10 @@ def make_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     """What the arguments ask for."""
     methods, images, settings = _sources(arguments)
+    n_query = arguments.n_query or (settings[0].n_query if arguments.settings else None)
     settings = arguments.settings or settings
+    if n_query is not None:
+        settings = [replace(setting, n_query=n_query) for setting in settings]
     comparison = evaluate.compare(methods, images, settings, arguments.episodes, arguments.seed)
     output = Path(arguments.output)
     comparison.write(output, sources=arguments.sources, split=arguments.split, copies=arguments.copies)
@@ -71,22 +81,32 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"Written to {output}")
 
 
-def _copies(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a number of copies, 0 or more; got {text!r}")
+def _whole(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more; got {text!r}")
     return int(text)
+
+
+def _ratio(text: str) -> float:
+    try:
+        return _checks.check_ratio_number(float(text), "ratio")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _setting(text: str) -> Setting:
     parts = text.split(",")
     if len(parts) not in (2, 3) or parts[2:] not in ([], ["within"]):
         raise argparse.ArgumentTypeError(f"must be WAY,SHOT or WAY,SHOT,within; got {text!r}")
-    return Setting(int(parts[0]), int(parts[1]), within=len(parts) == 3)
+    try:
+        return Setting(_whole(parts[0]), _whole(parts[1]), within=len(parts) == 3)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _sources(arguments: argparse.Namespace) -> tuple[dict[str, Method], ImageSet, list[Setting]]:
     sources, ratio = arguments.sources, arguments.ratio
-    if sources[0].endswith((".npz", ".pt", ".pth")):
+    if sources[0].endswith(ARRAYS):
         if len(sources) > 1:
             raise DataError(f"one file of features at a time; got {', '.join(sources)}")
         if arguments.copies:
@@ -172,7 +192,7 @@ def write_figures(
     figures.save(figures.draw_usage(comparison.scores[name]), output / "usage.png")
     by_shot = _by_shot(methods, images, settings[0], min(FIGURE_EPISODES, comparison.episodes), comparison.seed)
     figures.save(figures.draw_shots(by_shot), output / "shots.png")
-    draw = evaluate.draw(Setting(settings[0].n_way, settings[0].n_shot), images, 1, comparison.seed)[0]
+    draw = evaluate.draw(settings[0], images, 1, comparison.seed)[0]
     with torch.no_grad():
         fitted = methods[name].head.fit(features[draw.support], torch.from_numpy(draw.support_labels), settings[0].n_way)
     labels = torch.from_numpy(draw.support_labels)
@@ -188,11 +208,9 @@ def _by_shot(
 ) -> dict[str, dict[int, Score]]:
     smallest = int(min(torch.bincount(torch.from_numpy(images.labels)).tolist()))
     n_query = min(like.n_query, smallest - 1)
-    shots = [shot for shot in SHOTS if shot + n_query <= smallest]
+    settings = [replace(like, n_shot=shot, n_query=n_query) for shot in SHOTS if shot + n_query <= smallest]
+    draws = {setting.n_shot: evaluate.draw(setting, images, episodes, seed) for setting in settings}
     return {
-        name: {
-            shot: evaluate.score(method, evaluate.draw(Setting(like.n_way, shot, n_query), images, episodes, seed), like.n_way)
-            for shot in shots
-        }
+        name: {shot: evaluate.score(method, drawn, like.n_way) for shot, drawn in draws.items()}
         for name, method in methods.items()
     }
