@@ -214,7 +214,15 @@ def check_ridge_range(lambda1: Tensor, lambda2: Tensor, dual_reg: float) -> None
     if bool((without & (lambda1 == 0)).any()):
         raise ValueError("lambda1 or lambda2 must be positive in every task; got zero for both. A small lambda2 is enough.")
     if dual_reg > 0 and bool(without.any()):
-        raise ValueError(f"lambda2 must be positive where dual_reg is, which counts in units of it; got 0 with dual_reg={dual_reg}")
+        raise ValueError(f"lambda2 must be positive where dual_reg is, in whose units it counts; got 0 with dual_reg={dual_reg}")
+
+
+def check_has_gradient(lambda2: Tensor) -> None:
+    if not lambda2.is_cuda and bool((lambda2 == 0).any()):
+        raise ValueError(
+            "lambda2 must be positive in every task for a gradient; got 0, where the weights need not be unique. "
+            "A small lambda2 makes them so."
+        )
 
 
 def check_ratio(value: float | Tensor, features: Tensor, name: str = "lambda1_ratio") -> None:

@@ -103,6 +103,7 @@ def vjp(
     dual_reg: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of features, sample_weight, lambda1 and lambda2 for a cotangent of the weights."""
+    _checks.check_has_gradient(lambda2)
     warn_of_inexact(status)
     outputs = _vjp_outputs(features)
     grad_features, grad_sample_weight, grad_lambda1, grad_lambda2 = outputs
@@ -143,6 +144,7 @@ def jvp(
     dual_reg: float,
 ) -> Tensor:
     """Tangent of the weights for tangents of features, sample_weight, lambda1 and lambda2."""
+    _checks.check_has_gradient(lambda2)
     warn_of_inexact(status)
     tangent_weights = torch.empty_like(weights, memory_format=torch.contiguous_format)
     inputs = _readable(features, labels, sample_weight, lambda1, lambda2)

@@ -46,7 +46,8 @@ def solve(
         lambda1: group penalty, >= 0: a number, a scalar tensor or one value per task (...,). Differentiable.
         lambda1_ratio: the group penalty as a share of `lambda1_max` of this problem, its cheap upper bound, which the
             gradient takes as a constant. Exactly one of lambda1 and lambda1_ratio. Differentiable.
-        lambda2: squared-norm penalty, > 0, of a shape like lambda1. Differentiable.
+        lambda2: squared-norm penalty, >= 0, of a shape like lambda1. Differentiable where positive. At zero (with lambda1 > 0
+            and dual_reg = 0, on the CPU) the weights need not be unique: the status NOT_UNIQUE says so.
         n_way: number of classes; by default the largest label + 1, with a warning where that leaves a class empty. Required
             under vmap, torch.compile and torch.export.
         sample_weight: (..., n_support), >= 0, by default ones. Zero removes a sample: tasks of different size share a
@@ -55,7 +56,7 @@ def solve(
         dual_reg: r above; 0 is the exact hinge, 1 the smoothed SVM of MetaOptNet with C = 1 / lambda2.
         tol: relative; a task has converged when its gap <= tol * sum_i c_i, the objective at W = 0. The arithmetic is
             float64 also for float32 features, so that both types certify the default.
-        max_iter: limit on the outer (Newton or first-order) iterations of each task.
+        max_iter: limit on the outer iterations of each task: Newton steps on the dual, and proximal steps.
         init_dual: (..., n_support, n_way), where to start, e.g. the dual of a neighbouring problem.
         on_failure: "warn" (`ConvergenceWarning`), "raise" (`ConvergenceError`) or "ignore" when a task did not converge.
 
@@ -142,8 +143,8 @@ def lambda1_max(
     """Penalty from which on all weights are zero: (...,), in the units of lambda1.
 
     W = 0 is optimal iff some dual with Lambda_{i,y_i} = 0 has max_G ||((c (Y - Lambda))^T F)_:G|| <= lambda1. The cheap
-    bound takes Lambda uniform over the wrong classes; measured, it is 1.1 to 1.5 times the smallest such penalty (and equal
-    to it for two classes). `lambda1_ratio` everywhere refers to this bound.
+    bound takes Lambda uniform over the wrong classes; in episodes it is 1.1 to 1.5 times the smallest such penalty, with many
+    samples and classes several times (and equal to it for two classes). `lambda1_ratio` everywhere refers to this bound.
 
     Where `dual_reg` r is positive, the dual at W = 0 is unique, with wrong classes at min(1 / (k - 1), lambda2 / (r k)):
     the bound shrinks by the factor min(1, lambda2 (k - 1) / (r k)) and is the smallest such penalty.

@@ -27,6 +27,7 @@ class StatusCode(IntEnum):
     STALLED = 2
     NON_FINITE = 3
     NOT_IDENTIFIED = 4
+    NOT_UNIQUE = 5
 
     @property
     def sentence(self) -> str:
@@ -45,12 +46,15 @@ _SENTENCES = {
         "the duality gap is within the tolerance, but which groups or dual entries are active is not decided there, as at a kink "
         "or where the dual is not unique: the gradient is one of several"
     ),
+    StatusCode.NOT_UNIQUE: (
+        "the duality gap is within the tolerance, but with lambda2 = 0 other weights may do as well: they have no gradient"
+    ),
 }
 
 
 def unconverged(status: Tensor) -> Tensor:
     """Where the duality gap stayed above the tolerance."""
-    return (status != StatusCode.CONVERGED) & (status != StatusCode.NOT_IDENTIFIED)
+    return (status != StatusCode.CONVERGED) & (status < StatusCode.NOT_IDENTIFIED)
 
 
 class Solution(NamedTuple):

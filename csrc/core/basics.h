@@ -8,6 +8,6 @@ namespace sparsesvm {
 using index = std::int64_t;
 
 // Codes of `Solution.status`.
-enum class Status : std::int8_t { converged = 0, max_iter = 1, stalled = 2, non_finite = 3, not_identified = 4 };
+enum class Status : std::int8_t { converged = 0, max_iter = 1, stalled = 2, non_finite = 3, not_identified = 4, not_unique = 5 };
 
 }  // namespace sparsesvm

@@ -1,4 +1,4 @@
-// The proximal method of multipliers: one algorithm for every size (docs/method.md, 6).
+// The proximal method of multipliers: one algorithm for every size (docs/method.md, 9).
 //
 // Saddle form of the problem, with p_i in the simplex, A = diag(c) (Y - p) and Z = F W':
 //
@@ -106,6 +106,7 @@ class ProximalSolver {
     T* weights = arguments.weights + number * k_ * m;
     std::uint8_t* active = arguments.active + number * task_->n_groups;
     for (index b = 0; b < task_->n_groups; ++b) active[b] = 0;
+    bool any_active = false;
     for (index j = 0; j < m; ++j) {
       const double* packed = state_.best_w + j * q_;
       bool any = false;
@@ -116,6 +117,7 @@ class ProximalSolver {
         weights[l * m + j] = static_cast<T>(finite ? (any ? column[l] : 0.0) : nan);
         wide_[l * m + j] = static_cast<double>(weights[l * m + j]);
         active[j / g_] = active[j / g_] || (finite && weights[l * m + j] != 0);
+        any_active = any_active || active[j / g_];
       }
     }
     T* dual = arguments.dual + number * batch.n_samples * k_;
@@ -128,7 +130,8 @@ class ProximalSolver {
     arguments.gap[number] = finite ? state_.gap() : nan;
     arguments.objective[number] = objective;
     arguments.n_iter[number] = iterations;
-    arguments.status[number] = static_cast<std::int8_t>(status);
+    const bool unique = task_->lambda2 > 0 || status != Status::converged || !any_active;
+    arguments.status[number] = static_cast<std::int8_t>(unique ? status : Status::not_unique);
   }
 
  private:
