@@ -37,6 +37,7 @@ BENCH_PEERS ?= benchmarks/requirements.txt
 bench: $(VENV)/.sparsesvm-demo $(VENV)/.sparsesvm-meta
 	if [ -n "$(BENCH_PEERS)" ]; then sh benchmarks/install_peers.sh $(RUN) $(BENCH_PEERS); fi
 	$(RUN) -m benchmarks.solver_time $(BENCH_CHECK)
+	$(RUN) -m benchmarks.sizes $(BENCH_CHECK)
 	$(RUN) -m benchmarks.step_share $(BENCH_CHECK)
 	$(RUN) -m benchmarks.meta_step $(BENCH_CHECK)
 	$(RUN) -m benchmarks.scaling $(BENCH_CHECK)

@@ -48,6 +48,7 @@ GRADIENT_ERROR = 1e-6  # relative, float64, median over cells at gap 1e-6
 PROTOTYPE_MEAN, PROTOTYPE_WORST = 1.5, 1.0  # prototype's time over ours, k = 5: geometric mean, and each
 THREADS_SPEEDUP, THREADS_FROM_MS = 1.8, 0.5  # 8 tasks on 2 threads; where a task takes this long
 STEP_SHARE = 0.10  # of a Conv-4 training step
+SIZES_RATIO, DIGITS_S = 0.5, 2.0  # of the better prototype's time in each row, and seconds of a solve on digits
 META_STEP_SHARE, META_STEP_FEATURES = 0.25, 6912  # of a training step of the configuration omniglot-small
 
 
@@ -128,6 +129,19 @@ def check_meta_step(rows: Iterable[Row]) -> list[str]:
     """Complaints about `benchmarks.meta_step`."""
     ours = [row for row in rows if row["features"] == META_STEP_FEATURES]
     return [f"{row['encoder']}: the head takes {row['share']:.1%} of the step" for row in ours if row["share"] > META_STEP_SHARE]
+
+
+def check_sizes(rows: Iterable[Row]) -> list[str]:
+    """Complaints about `benchmarks.sizes`."""
+    complaints = []
+    for row in rows:
+        where = f"{row['data']} {tuple(row['(n, m, k)'])} at ratio {row['lambda1_ratio']}"
+        limit = DIGITS_S if row["prototype s"] is None else SIZES_RATIO * row["prototype s"]
+        if not row["converged"]:
+            complaints.append(f"{where}: gap {row['gap / n']:.1e}")
+        if row["seconds"] > limit:
+            complaints.append(f"{where}: {row['seconds']:.2f} s, more than {limit:.2g} s")
+    return complaints
 
 
 def verdict(complaints: Sequence[str], check: bool) -> None:

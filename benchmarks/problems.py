@@ -115,6 +115,52 @@ def adversarial(rng: Generator, *, max_samples: int = 100, max_features: int = 2
     return replace(problem, family=tuple(family))
 
 
+def weakly_ridged(rng: Generator) -> Problem:
+    """A small problem with any ridge: n 1..60, m 1..400, n_way 2..12, units of the features 1e-4..1e4 log-uniform.
+
+    lambda2 is log-uniform from 1e-8 to 10 of the mean squared row norm, or zero (one in ten); lambda1 is uniform from zero to 1.1
+    of `uniform_bound` (seven in ten), log-uniform from 1e-4 of it, or zero (one in twenty, with lambda2 > 0). A third each has
+    dead columns, repeated rows, zero rows, sample weights, groups, and a smoothed hinge.
+    """
+    n_samples, n_features, n_way = int(rng.integers(1, 61)), int(rng.integers(1, 401)), int(rng.integers(2, 13))
+    labels = rng.integers(0, n_way, n_samples)
+    features = rng.normal(size=(n_samples, n_features))
+    family = []
+
+    def happens(name: str, probability: float = 1 / 3) -> bool:
+        if rng.random() >= probability:
+            return False
+        family.append(name)
+        return True
+
+    if happens("activations", 0.5):
+        features = np.maximum(features + 0.5 * rng.normal(size=n_features), 0)
+    if happens("class means", 0.5):
+        features += rng.random() * rng.normal(size=(n_way, n_features))[labels]
+    if happens("dead columns"):
+        features[:, rng.random(n_features) < 0.3] = 0
+    if happens("repeated rows"):
+        features[rng.integers(0, n_samples, n_samples // 3)] = features[rng.integers(0, n_samples, n_samples // 3)]
+    if happens("zero rows"):
+        features[rng.random(n_samples) < 0.1] = 0
+    sample_weight = rng.uniform(0.01, 2, n_samples) if happens("weights") else np.ones(n_samples)
+    group_size = 1
+    if happens("groups"):
+        group_size = int(rng.integers(1, min(5, n_features) + 1))
+        features = features[:, : n_features // group_size * group_size]
+    features = features * 10 ** rng.uniform(-4, 4)
+    mean_square = float((features**2).sum(1).mean()) or 1.0
+    lambda2 = 0.0 if happens("no ridge", 0.1) else mean_square * 10 ** rng.uniform(-8, 1)
+    dual_reg = lambda2 * 10 ** rng.uniform(-3, 1) if lambda2 > 0 and happens("smoothed") else 0.0
+    bound = uniform_bound(features, labels, n_way, sample_weight, group_size)
+    lambda1 = bound * (rng.uniform(0, 1.1) if rng.random() < 0.7 else 10 ** rng.uniform(-4, 0))
+    if lambda2 > 0 and happens("dense", 0.05):
+        lambda1 = 0.0
+    elif bound == 0:
+        lambda1 = 1.0  # nothing to learn from; both penalties may not be zero
+    return Problem(features, labels, n_way, lambda1, lambda2, sample_weight, group_size, dual_reg, family=tuple(family))
+
+
 def _activations(rng: Generator, labels: NDArray[np.int64], n_way: int, n_features: int) -> NDArray[np.float64]:
     means = rng.normal(size=(n_way, n_features))
     noise = rng.normal(size=(len(labels), n_features))

@@ -8,11 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import bars, gradient_accuracy, peers_time, report, step_share
+import sparsesvm
+from benchmarks import bars, gradient_accuracy, peers_time, random_problems, report, step_share
+from benchmarks.certificate import certify
 from benchmarks.contest import Search
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer
 from benchmarks.peers.first_order import project
+from benchmarks.problems import Problem, episode
 from benchmarks.tasks import Answer, exact, gradient_error, make_tasks, penalty_for, relative_gap
 from sparsesvm import reference
 
@@ -133,6 +136,41 @@ def test_lost_ratios_are_named():
     assert "1.50 (fista)" in complaint
     with pytest.raises(SystemExit):
         bars.verdict([complaint], check=True)
+
+
+def test_the_certificate_refuses_false_claims(rng):
+    features, labels = episode(rng, 3, 12, 20)
+    for lambda2, dual_reg in ((0.1, 0.0), (0.1, 0.05), (0.0, 0.0)):
+        problem = Problem(features, labels, 3, 0.5, lambda2, rng.uniform(0.5, 2, 12), 2, dual_reg)
+        options = {"lambda1": 0.5, "lambda2": lambda2, "n_way": 3, "group_size": 2, "dual_reg": dual_reg, "tol": 1e-9}
+        weight = torch.from_numpy(problem.sample_weight)
+        found = sparsesvm.solve(torch.from_numpy(features), torch.from_numpy(labels), sample_weight=weight, **options)
+        weights, dual = found.weights.numpy(), found.dual.numpy()
+        answer = certify(problem, weights, dual)
+        assert answer.confirms(1e-9) and answer.dual <= answer.primal + answer.rounding
+        if dual_reg == 0:
+            assert answer.total == pytest.approx(certify(problem, 0 * weights, dual).primal)
+        assert not certify(problem, 1.01 * weights, dual).confirms(1e-9)
+        assert not certify(problem, weights, 0.99 * dual + 0.01 / 3).confirms(1e-9)
+
+
+def test_random_problems(tmp_path):
+    random_problems.main(["--problems", "12", "--workers", "1", "--output", str(tmp_path / "random.json")])
+    rows = {row["dtype"]: row for row in report.read(tmp_path / "random.json") if row[random_problems.COLUMNS[1]] == "all"}
+    assert set(rows) == {"float32", "float64"}
+    assert all((row["problems"], row["converged"], row["false"]) == (12, 12, 0) for row in rows.values())
+
+
+def test_sizes(tmp_path):
+    pytest.importorskip("sklearn", reason="the data come with scikit-learn")
+    from benchmarks import sizes
+
+    sizes.main(["--largest", "0", "--output", str(tmp_path / "sizes.json")])
+    rows = report.read(tmp_path / "sizes.json")
+    assert len(rows) == 6 and all(row["converged"] and row["seconds"] > 0 for row in rows)
+    assert "more than 2 s" in bars.check_sizes([{**rows[0], "seconds": 2.1}])[0]
+    (slow,) = bars.check_sizes([{**rows[0], "seconds": 0.6, "prototype s": 1.0}])
+    assert "more than 0.5 s" in slow
 
 
 def test_share_of_a_training_step(tmp_path):

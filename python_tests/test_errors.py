@@ -32,7 +32,10 @@ VALUE_ERRORS = {
     "negative lambda1 tensor": ({"lambda1": torch.tensor(-0.1)}, "lambda1"),
     "lambda1 of a wrong shape": ({"lambda1": torch.ones(4)}, "lambda1"),
     "neither penalty": ({"lambda1": 0.0, "lambda2": 0.0}, "lambda1 or lambda2 must be positive.*zero for both"),
-    "neither penalty, tensor": ({"lambda1": 0.0, "lambda2": torch.tensor(0.0)}, "lambda1 or lambda2 must be positive.*zero for both"),
+    "neither penalty, tensor": (
+        {"lambda1": 0.0, "lambda2": torch.tensor(0.0)},
+        "lambda1 or lambda2 must be positive.*zero for both",
+    ),
     "smoothing without lambda2": ({"lambda2": 0.0, "dual_reg": 0.5}, "lambda2 must be positive where dual_reg is.*0.5"),
     "infinite lambda2": ({"lambda2": float("inf")}, "lambda2.*inf"),
     "negative ratio": ({"lambda1": None, "lambda1_ratio": -1.0}, "lambda1_ratio"),

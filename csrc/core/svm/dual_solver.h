@@ -379,10 +379,8 @@ class DualSolver {
     const index k = task_.k, m = task_.m;
     restore_best();
     const bool finite = status != Status::non_finite;
-    if (finite && task_.lambda1 > 0) {
-      prefer_no_weights();
-      drop_borderline_groups(arguments.tol * task_.total_weight);
-    }
+    if (finite && (task_.lambda1 > 0 || status != Status::converged)) prefer_no_weights();
+    if (finite && task_.lambda1 > 0) drop_borderline_groups(arguments.tol * task_.total_weight);
     if (finite && sizeof(T) < sizeof(double)) round_weights();
     const double nan = __builtin_nan("");
     T* weights = arguments.weights + number * k * m;

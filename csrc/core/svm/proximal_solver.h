@@ -70,7 +70,7 @@ class ProximalSolver {
       const bool within = before <= target;
       const Inner inner = solve_inner(within ? target * state_.best_primal / task.total_weight : target);
       const double gap = state_.gap();
-      if (!(gap <= 1e300)) return state_.best_dual > -1e300 ? Status::non_finite : Status::stalled;
+      if (!(gap <= 1e300)) return Status::non_finite;
       if (gap <= target) {
         const bool small = gap * task.total_weight <= target * state_.best_primal;
         if (small || ++extra > max_extra) return Status::converged;

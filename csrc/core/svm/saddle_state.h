@@ -35,7 +35,7 @@ class SaddleState {
     scratch_ = arena.take<double>(4 * k_);
   }
 
-  // W = 0 and `probabilities` (n_samples of the batch, k), or uniform ones.
+  // W = 0 and `probabilities` (n_samples of the batch, k), or uniform ones. The labels' own dual has the value zero.
   void start(const Task<T>& task, const double* probabilities) {
     task_ = &task;
     for (index e = 0; e < task.m * q_; ++e) w[e] = w_centre[e] = best_w[e] = 0;
@@ -47,9 +47,12 @@ class SaddleState {
       }
       project_simplex(row, k_, 1.0);
     }
+    for (index i = 0; i < task.n; ++i) {
+      for (index l = 0; l < k_; ++l) best_p[i * k_ + l] = task.label[i] == l;
+    }
     best_primal = value_without_weights();
     rounding_ = 1e-16 * best_primal;
-    best_dual = -1e300;
+    best_dual = 0;
   }
 
   // Never below what rounding leaves of two sums of this size.
