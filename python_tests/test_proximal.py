@@ -103,7 +103,7 @@ def test_units_change_nothing(rng, relative_lambda2, dual_reg):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("max_iter", [1, 3])
+@pytest.mark.parametrize("max_iter", [0, 1, 3])
 def test_never_worse_than_no_weights(max_iter, dtype):
     """Wherever it stops."""
     for seed in range(60):
@@ -113,6 +113,18 @@ def test_never_worse_than_no_weights(max_iter, dtype):
         exact = replace(problem, features=problem.features.astype(float))
         without = certify(exact, torch.zeros_like(found.weights), found.dual)
         assert certify(exact, found.weights, found.dual).primal <= without.primal + 1e-12 * without.total, seed
+
+
+def test_without_ridge_the_weights_may_not_be_unique_and_have_no_gradient(rng):
+    features, labels = (torch.from_numpy(part) for part in episode(rng, 3, 12, 20))
+    features = torch.cat([features, features], 1).requires_grad_()  # two copies share a weight in any way
+    found = sparsesvm.solve(features, labels, lambda1_ratio=0.3, lambda2=0.0, on_failure="raise")
+    assert found.status == sparsesvm.StatusCode.NOT_UNIQUE
+    with pytest.raises(ValueError, match="lambda2 must be positive in every task for a gradient; got 0"):
+        found.weights.sum().backward()
+    without = sparsesvm.solve(features, labels, lambda1_ratio=1.0, lambda2=0.0)
+    assert without.status == sparsesvm.StatusCode.CONVERGED
+    assert not without.active.any()
 
 
 def test_random_problems_of_any_ridge():
