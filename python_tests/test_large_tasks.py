@@ -74,8 +74,7 @@ def test_the_gradient_of_a_large_singular_face(rng, ratio):
     weights = sparsesvm.solve(once, labels, sample_weight=2 * torch.ones(40), **options).weights
     (expected,) = torch.autograd.grad((weights * cotangent).sum(), once)
     weights = sparsesvm.solve(twice, labels.repeat(2), **options).weights
-    with pytest.warns(sparsesvm.ConvergenceWarning, match="NOT_IDENTIFIED"):
-        (gradient,) = torch.autograd.grad((weights * cotangent).sum(), twice)
+    (gradient,) = torch.autograd.grad((weights * cotangent).sum(), twice)
     torch.testing.assert_close(gradient[:40] + gradient[40:], expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
 
 

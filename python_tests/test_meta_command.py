@@ -437,7 +437,11 @@ TRAINER_OPTIONS = {
 def test_options_of_the_trainer_work(config, tmp_path, monkeypatch, option, value):
     monkeypatch.chdir(tmp_path)
     few = ("--data.val_episodes=2", "--data.episodes_per_epoch=4", "--report=false")
-    fit("--config", config(2), *few, f"--trainer.{option}", *value.split())
+    try:
+        fit("--config", config(2), *few, f"--trainer.{option}", *value.split())
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     load(tmp_path / "run" / "checkpoints" / "best.ckpt")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -275,3 +278,26 @@ def test_data_parallel_training(features, tmp_path):
         assert alone.encoder.weight.grad.abs().max() > 0
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_process_forked_after_a_solve_on_several_threads_solves_too():
+    script = """
+import multiprocessing, sys, torch, sparsesvm
+torch.set_num_threads(2)
+features, labels = torch.rand(8, 25, 400, generator=torch.Generator().manual_seed(0)), (torch.arange(25) % 5).expand(8, -1)
+
+def solve():
+    return sparsesvm.solve(features, labels, lambda1_ratio=0.1, lambda2=0.1)
+
+def check(expected):
+    sys.exit(not torch.equal(solve().weights, expected))
+
+expected = solve().weights
+child = multiprocessing.get_context("fork").Process(target=check, args=(expected,))
+child.start()
+child.join(30)
+alive = child.is_alive()
+child.kill()
+sys.exit(alive or child.exitcode)
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0

@@ -8,6 +8,7 @@ torch.compile and torch.export keep whole.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +21,6 @@ from sparsesvm.results import ConvergenceError, ConvergenceWarning, StatusCode, 
 
 _UNCONVERGED = "a {} did not converge: {}. Its status, gap and n_iter are in the solution returned."
 _INEXACT = "the gradient of a {} that did not converge is not exact; see its status and gap."
-_NOT_IDENTIFIED = (
-    "the gradient of a {} is one of several, or not exact: its status is NOT_IDENTIFIED. Where this is not a kink or samples "
-    "that are equal, a smaller tol helps."
-)
 _NON_FINITE = (
     "features must be finite; {} holds NaN or infinity in a sample of positive weight, or overflows with these penalties and "
     "weights. Give such samples sample_weight 0 or replace the values with torch.nan_to_num; rescale what overflows."
@@ -310,6 +307,24 @@ def _addresses(
     )
 
 
+class _Pool:
+    """Whether this process has woken torch's threads."""
+
+    used = False
+
+
+_pool = _Pool()
+
+
+def _go_on_alone() -> None:
+    """In a forked child, which has none of the threads that torch would wait for."""
+    if _pool.used:
+        torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=_go_on_alone)
+
+
 def launch(name: str, scratch: str, features: Tensor, sizes: tuple[int, ...], *arguments: Any) -> None:
     """Call the compiled function `name` for the device of the features, with the memory that `scratch` asks for."""
     if features.is_cuda:
@@ -324,6 +339,7 @@ def launch(name: str, scratch: str, features: Tensor, sizes: tuple[int, ...], *a
             getattr(_cuda, name)(*sizes, *arguments, workspace.data_ptr(), *plan, device, stream)
     else:
         n_threads = torch.get_num_threads()
+        _pool.used |= n_threads > 1
         n_bytes = getattr(_core, f"{scratch}_workspace")(*sizes, n_threads)
         workspace = torch.empty(n_bytes, dtype=torch.uint8)
         getattr(_core, name)(*sizes, *arguments, workspace.data_ptr(), n_bytes, n_threads)
@@ -341,8 +357,8 @@ def warn_of_inexact(status: Tensor, what: str = "task") -> None:
     """Not on a CUDA device, which one would wait for."""
     if status.is_cuda or status.numel() == 0 or int(status.max()) == StatusCode.CONVERGED:
         return
-    text = _INEXACT if unconverged(status).any() else _NOT_IDENTIFIED
-    warnings.warn(text.format(what), ConvergenceWarning, stacklevel=3)
+    if unconverged(status).any():
+        warnings.warn(_INEXACT.format(what), ConvergenceWarning, stacklevel=3)
 
 
 def report(status: Tensor, gap: Tensor, n_iter: Tensor, on_failure: str, what: str = "task", remedy: str = _NON_FINITE) -> None:

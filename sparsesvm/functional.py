@@ -74,13 +74,13 @@ def solve(
     at there: a task whose features, labels, weights or penalties are out of range has the status NON_FINITE and weights that
     are NaN, other tasks are unharmed; and the gradient of a task that did not converge does not warn.
 
-    On the CPU tasks share torch's threads (`torch.set_num_threads`), whose number does not change the result. As for torch
-    itself, a process forked after these were used must set one thread, as the workers of a DataLoader do.
+    On the CPU tasks share torch's threads (`torch.set_num_threads`), whose number does not change the result. A process
+    forked after these were used solves on one thread, and sets torch to one, which would else wait for ever.
 
     Where an input records a gradient (or has a tangent), a solve on the CPU goes on beyond the certificate until the active
     groups and dual entries are those of the solution, so that the gradient is exact at the default tol; the weights then differ
     within tol from those of the same call without. Where they cannot be decided (a kink, copies of a sample) the status is
-    NOT_IDENTIFIED: the solution is within tol, and a backward warns (`ConvergenceWarning`) that its gradient is one of several.
+    NOT_IDENTIFIED: the solution is within tol, and its gradient one of several.
 
     Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dual. The gradient differentiates the
     optimality conditions on the active groups and the free dual coordinates. Formulas: docs/method.md.

@@ -1,11 +1,19 @@
 #include "cpu/parallel.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 
 #include <thread>
 #include <vector>
 
 namespace sparsesvm {
+namespace {
+
+// A forked child has none of the threads that the pool still counts on: waiting for them would hang.
+bool forked = false;
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+
+}  // namespace
 
 int& team_size() {
   thread_local int size = 1;
@@ -13,7 +21,7 @@ int& team_size() {
 }
 
 void run_parallel(int n_threads, void (*run)(void*), void* state) {
-  if (n_threads <= 1) {
+  if (n_threads <= 1 || forked) {
     run(state);
     return;
   }
