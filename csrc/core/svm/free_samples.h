@@ -18,9 +18,8 @@ SPARSESVM_BEGIN
 class FreeSamples {
  public:
   FreeSamples(index n, index k, Arena& arena)
-      : k_(k), sample(arena.take<index>(n)), weight(arena.take<double>(n)), mask(arena.take<double>(n * k)),
-        inverse(arena.take<double>(n)), key_(arena.take<std::uint64_t>(n)), run(arena.take<index>(n + 1)),
-        block_((2 * arena_block(k))), scratch_(arena.take<double>(block_)) {}
+      : sample(arena.take<index>(n)), weight(arena.take<double>(n)), mask(arena.take<double>(n * k)), inverse(arena.take<double>(n)),
+        run(arena.take<index>(n + 1)), k_(k), key_(arena.take<std::uint64_t>(n)), scratch_(arena.take<double>(2 * k)) {}
 
   // `probabilities` (n, k), `weights` (n) the c_i.
   void collect(const double* probabilities, const double* weights, index n, double rho) {
@@ -61,9 +60,9 @@ class FreeSamples {
     }
     double* x = scratch_;
     for (index f = 0; f < count; ++f) {
-      basis_expand(basis, z + f, x);
+      basis.expand(z + f, x, count);
       centre(f, x);
-      basis_reduce(basis, x, image + f);
+      basis.reduce(x, image + f, count);
     }
   }
 
@@ -84,17 +83,13 @@ class FreeSamples {
   index count = 0;        // free samples
   index coordinates = 0;  // their free dual entries, one less per sample than classes
   index n_runs = 0;
+  index* sample;    // (count) position among the task's samples
+  double* weight;   // (count) c_i / rho
+  double* mask;     // (k, count) one where the class is free
+  double* inverse;  // (count) one over the number of free classes
+  index* run;       // (n_runs + 1) first sample of each run of equal supports
 
  private:
-  static index arena_block(index k) { return k; }
-
-  void basis_expand(const ClassBasis& basis, const double* from, double* to) const {
-    double* packed = scratch_ + k_;
-    for (index c = 0; c + 1 < k_; ++c) packed[c] = from[c * count];
-    basis.expand(packed, to);
-  }
-  void basis_reduce(const ClassBasis& basis, const double* from, double* to) const { basis.reduce(from, to, count); }
-
   void centre(index f, double* x) const {
     double total = 0;
     for (index l = 0; l < k_; ++l) total += mask[l * count + f] * x[l];
@@ -113,22 +108,8 @@ class FreeSamples {
   }
 
   index k_;
-
- public:
-  index* sample;    // (count) position among the task's samples
-  double* weight;   // (count) c_i / rho
-  double* mask;     // (k, count) one where the class is free
-  double* inverse;  // (count) one over the number of free classes
-
- private:
   std::uint64_t* key_;
-
- public:
-  index* run;  // (n_runs + 1) first sample of each run of equal supports
-
- private:
-  index block_;
-  double* scratch_;
+  double* scratch_;  // (2 k)
 };
 
 SPARSESVM_END
