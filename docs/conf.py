@@ -18,6 +18,8 @@ exclude_patterns = ["examples"]
 
 html_theme = "furo"
 html_title = "sparsesvm"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_show_sourcelink = False
 html_show_sphinx = False
 
@@ -61,7 +63,7 @@ def _as_restructured_text(app, what, name, obj, options, lines):
         elif indented and not in_section and not in_block:
             in_block = True
             if not any(text.endswith("::") for text in result[-2:]):  # unless the docstring says so itself
-                result += ["", "::", ""]
+                result += ["", ".. code-block:: text", ""]
         if in_block or in_example or not line:
             result.append(line)
             continue

@@ -2,8 +2,9 @@
 Certify anybody's solution
 ==========================
 
-A duality gap bounds how far an objective is from its minimum, without knowing the minimum. ``duality_gap`` computes it for weights
-from anywhere: here for scikit-learn's Crammer-Singer SVM, which is this problem with ``lambda1 = 0`` and ``lambda2 = 1 / C``.
+A duality gap bounds how far an objective is from its minimum, without knowing the minimum. ``duality_gap`` computes it for
+weights from anywhere: here for scikit-learn's Crammer-Singer SVM, which is this problem with ``lambda1 = 0`` and
+``lambda2 = 1 / C``.
 """
 
 import torch

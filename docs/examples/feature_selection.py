@@ -51,7 +51,8 @@ kept = search.best_estimator_["sparsesvmselector"].get_support(indices=True)
 print(f"chosen: {search.best_params_}, {len(kept)} features, of them informative: {(kept < 10).sum()} of 10")
 
 everything = make_pipeline(StandardScaler(), KNeighborsClassifier(5)).fit(X_train, y_train)
-print(f"nearest neighbours on the features chosen {search.score(X_test, y_test):.3f}, on all {everything.score(X_test, y_test):.3f}")
+print(f"nearest neighbours on the features chosen: {search.score(X_test, y_test):.3f} of the test samples right")
+print(f"on all features: {everything.score(X_test, y_test):.3f}")
 
 # %%
 

@@ -2,8 +2,8 @@
 Which pixels tell digits apart
 ==============================
 
-The group penalty drops features for all classes of a task at once. On raw pixels one can look at what is left: four tasks, in each
-of which three digits are to be told apart, are solved in one batch along a path of falling penalties.
+The group penalty drops features for all classes of a task at once. On raw pixels one can look at what is left: four tasks, in
+each of which three digits are to be told apart, are solved in one batch along a path of falling penalties.
 """
 
 import sys

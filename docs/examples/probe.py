@@ -29,9 +29,7 @@ features = (embedding - mean) / torch.where(deviation > 0, deviation, 1.0)
 # %%
 # The path gives the probe at every penalty.
 
-path = sparsesvm.regularization_path(
-    features[train], labels[train], lambda2=1.0, n_lambdas=10, min_ratio=0.02
-)
+path = sparsesvm.regularization_path(features[train], labels[train], lambda2=1.0, n_lambdas=10, min_ratio=0.02)
 
 
 def accuracy(rows):

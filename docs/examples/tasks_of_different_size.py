@@ -7,6 +7,7 @@ sample of weight zero is not there, whatever it holds.
 """
 
 import torch
+from matplotlib import pyplot
 
 import sparsesvm
 
@@ -48,3 +49,12 @@ present = weight > 0
 balanced = torch.where(present, 1 / counts.gather(-1, labels.where(present, 0)), 0.0) * weight.sum(-1, keepdim=True) / 3
 equal = sparsesvm.solve(features, labels, lambda1_ratio=0.2, lambda2=0.1, n_way=3, sample_weight=balanced)
 print("active features with balanced classes:", equal.active.sum(-1).tolist())
+
+# %%
+# Each task uses its own features, with either weighting.
+
+figure, axes = pyplot.subplots(2, 1, figsize=(7, 2.8), layout="constrained", sharex=True)
+for axis, solution, title in zip(axes, (batch, equal), ("every sample counts alike", "every class counts alike"), strict=True):
+    axis.imshow(solution.weights.norm(dim=-2), cmap="Reds", aspect="auto")
+    axis.set(yticks=range(3), yticklabels=[f"{sum(size)} samples" for size in sizes], title=title)
+axes[1].set(xlabel="feature")

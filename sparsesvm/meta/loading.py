@@ -19,6 +19,12 @@ def load(checkpoint: str | os.PathLike[str]) -> MetaLearner:
 
     Raises:
         DataError: if the file is none of its checkpoints.
+
+    Example:
+        >>> from sparsesvm.meta import load
+        >>> learner = load("runs/digits/checkpoints/best.ckpt")  # of sparsesvm fit --config digits
+        >>> learner.head.lambda1_ratio
+        0.2
     """
     content = read_checkpoint(checkpoint)
     learner = instantiate(MetaLearner, content["sparsesvm"]["configuration"]["model"])
@@ -28,7 +34,13 @@ def load(checkpoint: str | os.PathLike[str]) -> MetaLearner:
 
 
 def load_data(checkpoint: str, root: str | None) -> EpisodeData:
-    """The data that a checkpoint was trained with, which may lie elsewhere now."""
+    """The data that a checkpoint was trained with, which may lie elsewhere now.
+
+    Example:
+        >>> from sparsesvm.meta import load_data
+        >>> type(load_data("runs/digits/checkpoints/best.ckpt", root=None).reader).__name__
+        'Digits'
+    """
     configuration = read_checkpoint(checkpoint)["sparsesvm"]["configuration"]["data"]
     if root is not None:
         configuration["reader"].setdefault("init_args", {})["root"] = root
