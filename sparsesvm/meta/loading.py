@@ -12,6 +12,7 @@ from sparsesvm.meta.data import EpisodeData
 from sparsesvm.meta.learner import MetaLearner
 
 Made = TypeVar("Made")
+Learner = TypeVar("Learner", bound=MetaLearner)
 
 
 def load(checkpoint: str | os.PathLike[str]) -> MetaLearner:
@@ -26,11 +27,17 @@ def load(checkpoint: str | os.PathLike[str]) -> MetaLearner:
         >>> learner.head.lambda1_ratio
         0.2
     """
+    return restore(MetaLearner, checkpoint).eval()
+
+
+def restore(kind: type[Learner], checkpoint: str | os.PathLike[str]) -> Learner:
+    """A learner of this kind with the weights of a checkpoint, made as the checkpoint says."""
     content = read_checkpoint(checkpoint)
-    learner = instantiate(MetaLearner, content["sparsesvm"]["configuration"]["model"])
+    learner = instantiate(kind, content["sparsesvm"]["configuration"]["model"])
+    learner.configuration = content["sparsesvm"]["configuration"]
     learner.on_load_checkpoint(content)
     learner.load_state_dict(content["state_dict"])
-    return learner.eval()
+    return learner
 
 
 def load_data(checkpoint: str, root: str | None) -> EpisodeData:
