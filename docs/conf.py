@@ -4,6 +4,9 @@ import inspect
 import os
 import re
 
+import latex2mathml.converter
+from docutils import nodes
+
 import sparsesvm
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -13,11 +16,13 @@ copyright = author
 release = sparsesvm.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["examples"]
 
 html_theme = "furo"
 html_title = "sparsesvm"
+html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 html_show_sourcelink = False
@@ -79,6 +84,18 @@ def _skip(app, what, name, obj, skip, options):
     return skip
 
 
+def _mathml(display):
+    """Formulas as MathML, which browsers show by themselves."""
+
+    def visit(translator, node):
+        formula = latex2mathml.converter.convert(node.astext(), display="block" if display else "inline")
+        translator.body.append(f'<div class="formula">{formula}</div>' if display else formula)
+        raise nodes.SkipNode
+
+    return visit, None
+
+
 def setup(app):
+    app.add_html_math_renderer("mathml", _mathml(False), _mathml(True))
     app.connect("autodoc-process-docstring", _as_restructured_text, priority=100)
     app.connect("autodoc-skip-member", _skip)
