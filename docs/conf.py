@@ -56,20 +56,22 @@ _SECTION = re.compile(r"(Args|Returns|Raises|Attributes|Example|Examples|Yields|
 def _as_restructured_text(app, what, name, obj, options, lines):
     """Docstrings are plain text: formulas set off by indentation become literal blocks, and marks that mean something to the
     markup mean themselves."""
-    result, in_section, in_block, in_example = [], False, False, False
-    for line in lines:
+    result, in_section, in_block, in_example, in_numpy_section = [], False, False, False, False
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
         indented = line.startswith("    ")
+        if re.fullmatch(r"-{3,}", following) and not indented:
+            in_numpy_section = True  # the rest consists of such sections
         if _SECTION.match(line):
             in_section, in_block, in_example = True, False, line.startswith("Example")
         elif line and not indented:
             if in_block and result[-1]:
                 result.append("")
             in_section = in_block = in_example = False
-        elif indented and not in_section and not in_block:
+        elif indented and not (in_section or in_numpy_section or in_block):
             in_block = True
             if not any(text.endswith("::") for text in result[-2:]):  # unless the docstring says so itself
                 result += ["", ".. code-block:: text", ""]
-        if in_block or in_example or not line:
+        if in_block or in_example or not line or (in_numpy_section and not indented):
             result.append(line)
             continue
         parts = re.split(r"(`+[^`]*`+)", line)
