@@ -71,7 +71,7 @@ def _as_restructured_text(app, what, name, obj, options, lines):
             in_block = True
             if not any(text.endswith("::") for text in result[-2:]):  # unless the docstring says so itself
                 result += ["", ".. code-block:: text", ""]
-        if in_block or in_example or not line or (in_numpy_section and not indented):
+        if in_block or in_example or not line or re.fullmatch(r"-{3,}", line):
             result.append(line)
             continue
         parts = re.split(r"(`+[^`]*`+)", line)
