@@ -54,7 +54,7 @@ dist: $(VENV)/.sparsesvm-dev
 	SPARSESVM_CUDA=OFF $(RUN) -m build
 
 clean:
-	rm -rf build dist .venv
+	rm -rf build dist docs/gallery .venv
 
 # What pip cannot bring is named before anything is downloaded.
 $(VENV)/bin/python:
