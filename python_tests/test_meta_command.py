@@ -615,6 +615,19 @@ def test_a_checkpoint_loads_without_arguments_and_the_logger_has_the_hyperparame
         pass
 
     assert type(Own.load_from_checkpoint(path, map_location="cpu")) is Own
+    digits = torch.rand(5, 1, 8, 8)
+    load(path).save_pretrained(tmp_path / "models" / "tiny")
+    (folder,) = (tmp_path / "models").iterdir()
+    assert {file.name for file in folder.iterdir()} == {"model.safetensors", "config.yaml"}
+    again = load(folder)
+    assert not again.training and again.configuration == learner.configuration
+    torch.testing.assert_close(again.embed(digits), load(path).embed(digits), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="must have 1 channels, as in training"):
+        again.embed(torch.rand(5, 3, 8, 8))
+    report.run(report.make_parser().parse_args([str(folder), "--episodes", "5", "--output", str(tmp_path / "evaluated")]))
+    (folder / "config.yaml").unlink()
+    with pytest.raises(DataError, match=r"tiny cannot be read as a checkpoint: .*config\.yaml"):
+        load(folder)
     logged = yaml.safe_load((tmp_path / "run" / "logs" / "version_0" / "hparams.yaml").read_text())
     assert logged["model"]["head"]["init_args"]["lambda1_ratio"] == 0.05
     assert logged["data"]["tasks_per_step"] == 2
@@ -631,6 +644,8 @@ def test_a_learner_made_in_python_logs_how_and_loads_with_its_parts(config, tmp_
     logged = yaml.safe_load((tmp_path / "logs" / "version_0" / "hparams.yaml").read_text())
     assert logged["encoder"] == "Conv4" and logged["head"].startswith("RidgeHead(") and logged["learning_rate"] == 0.01
     trainer.save_checkpoint(tmp_path / "own.ckpt")
+    with pytest.raises(DataError, match="save_pretrained needs a learner of `sparsesvm fit`"):
+        learner.save_pretrained(tmp_path / "own")
     with pytest.raises(DataError, match=r"load_from_checkpoint\(path, encoder=\.\.\., head=\.\.\.\)"):
         MetaLearner.load_from_checkpoint(tmp_path / "own.ckpt")
     parts = {name: part() for name, part in make.items()}

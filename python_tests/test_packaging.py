@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.resources
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import sparsesvm
 from sparsesvm import _core
@@ -66,7 +69,8 @@ def test_everything_public_is_documented():
 
 
 def test_the_core_imports_without_the_extra_and_the_extra_names_itself():
-    absent = "import sys; sys.modules.update(dict.fromkeys(('lightning', 'jsonargparse', 'PIL', 'matplotlib', 'sklearn')))"
+    names = ("lightning", "jsonargparse", "PIL", "matplotlib", "safetensors", "sklearn")
+    absent = f"import sys; sys.modules.update(dict.fromkeys({names}))"
     program = (
         f"{absent}; import sparsesvm, sparsesvm.cli; assert 'sparsesvm.meta' not in sys.modules; sparsesvm.cli.main(['fit'])"
     )
@@ -75,6 +79,35 @@ def test_the_core_imports_without_the_extra_and_the_extra_names_itself():
     assert done.stderr.strip() == "sparsesvm fit needs jsonargparse: pip install 'sparsesvm[meta]'"
     imported = "import sys, sparsesvm; assert not {'lightning', 'matplotlib', 'PIL'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", imported], check=True)
+
+
+def test_the_source_distribution_holds_no_build_products(tmp_path, monkeypatch):
+    backend = pytest.importorskip("scikit_build_core.build")
+    sources = tmp_path / "sources"
+    left_out = shutil.ignore_patterns(".git", "build", "dist", ".venv", "*.so", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, sources, ignore=left_out)
+    tracked = {path for path in sources.rglob("*") if path.is_file()}
+    for name in ("sparsesvm/_core.stray.so", "sparsesvm/__pycache__/head.pyc", "build/x.o", "docs/gallery/x.md"):
+        (sources / name).parent.mkdir(parents=True, exist_ok=True)
+        (sources / name).touch()
+    monkeypatch.chdir(sources)
+    archive = backend.build_sdist(str(tmp_path))
+    with tarfile.open(tmp_path / archive) as opened:
+        packed = {sources.joinpath(*Path(name).parts[1:]) for name in opened.getnames()} - {sources / "PKG-INFO"}
+    assert packed <= tracked
+    parts = ("CMakeLists.txt", "pyproject.toml", "LICENSE", "sparsesvm/_core.pyi", "csrc/bindings.cpp")
+    assert {sources / name for name in parts} <= packed
+
+
+def test_wheels_are_built_for_the_versions_that_are_supported():
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    oldest = project["project"]["requires-python"].removeprefix(">=3.")
+    versions = re.fullmatch(r"cp3\{(.*)\}-manylinux_\*", project["tool"]["cibuildwheel"]["build"]).group(1).split(",")
+    assert versions[0] == oldest
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert workflow["jobs"]["wheels"]["strategy"]["matrix"]["python"] == [f"cp3{version}" for version in versions]
+    assert f"torch=={project['project']['dependencies'][0].removeprefix('torch>=')}." in str(workflow["jobs"]["oldest"])
 
 
 def test_bare_sources_name_the_remedy(tmp_path):

@@ -8,6 +8,7 @@ try:
     import lightning  # noqa: F401
     import matplotlib  # noqa: F401
     import PIL  # noqa: F401
+    import safetensors  # noqa: F401
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
         f"sparsesvm.meta needs {missing.name}: pip install 'sparsesvm[meta]'", name=missing.name

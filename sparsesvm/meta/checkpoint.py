@@ -9,11 +9,15 @@ from typing import Any
 
 import lightning
 import torch
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors.torch import load_file
 from typing_extensions import override
 
 from sparsesvm.meta.errors import DataError
+
+WEIGHTS, CONFIGURATION = "model.safetensors", "config.yaml"  # in a folder of MetaLearner.save_pretrained
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -59,9 +63,9 @@ class BestAndLast(ModelCheckpoint):
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a checkpoint of `sparsesvm fit`; pickled code is refused."""
+    """The content of a checkpoint of `sparsesvm fit` or of a folder of `MetaLearner.save_pretrained`; pickled code is refused."""
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = _read_folder(Path(path)) if Path(path).is_dir() else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # whatever a file of another kind makes torch raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read as a checkpoint: {reason}") from error
@@ -71,3 +75,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             "Load the weights of a learner made in Python with MetaLearner.load_from_checkpoint(path, encoder=..., head=...)."
         )
     return content
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    made = yaml.safe_load((folder / CONFIGURATION).read_text())
+    return {
+        "state_dict": load_file(folder / WEIGHTS),
+        "sparsesvm": {"configuration": {key: made[key] for key in ("model", "data")}, "image_shape": made["image_shape"]},
+    }

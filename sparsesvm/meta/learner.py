@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning
 import numpy as np
 import torch
+import yaml
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import ArrayLike, NDArray
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import Self
@@ -20,6 +24,7 @@ from sparsesvm import FittedHead, SparseSVMHead, _checks
 from sparsesvm.fewshot import FewShotHead
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
+from sparsesvm.meta.checkpoint import CONFIGURATION, WEIGHTS
 from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.images import class_codes, shrink, to_images
 from sparsesvm.results import unconverged
@@ -130,6 +135,30 @@ class MetaLearner(lightning.LightningModule):
         from sparsesvm.meta.loading import restore  # which makes learners
 
         return restore(cls, checkpoint_path).to(options.get("map_location") or "cpu")
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write what `sparsesvm.meta.load(folder)` needs, and no training state: the weights as model.safetensors, how learner
+        and data were made as config.yaml.
+
+        Raises:
+            DataError: if the learner was made in Python, so that it does not know how.
+
+        Example:
+            >>> from sparsesvm.meta import load
+            >>> load("runs/digits/checkpoints/best.ckpt").save_pretrained("digits")
+            >>> load("digits").head.lambda1_ratio
+            0.2
+        """
+        if not self.configuration:
+            raise DataError(
+                "save_pretrained needs a learner of `sparsesvm fit`, whose configuration says how it was made; "
+                "this one was made in Python. Save its state_dict() instead."
+            )
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, target / WEIGHTS)
+        made = self.configuration | {"image_shape": self._image_shape}
+        (target / CONFIGURATION).write_text(yaml.safe_dump(made, sort_keys=False))
 
     def on_fit_start(self) -> None:
         """How the learner was made goes to the loggers."""

@@ -16,10 +16,10 @@ Learner = TypeVar("Learner", bound=MetaLearner)
 
 
 def load(checkpoint: str | os.PathLike[str]) -> MetaLearner:
-    """The learner that `sparsesvm fit` saved, on the CPU and in evaluation mode.
+    """The learner that `sparsesvm fit` or `MetaLearner.save_pretrained` saved, on the CPU and in evaluation mode.
 
     Raises:
-        DataError: if the file is none of its checkpoints.
+        DataError: if the path is neither a checkpoint nor such a folder.
 
     Example:
         >>> from sparsesvm.meta import load
