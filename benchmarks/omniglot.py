@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from benchmarks import report
 from sparsesvm import RidgeHead, SparseSVMHead
+from sparsesvm._facts import interval
 from sparsesvm.meta import Comparison, Method, compare, embed, load, load_data
 from sparsesvm.meta.command import CONFIGS
-from sparsesvm.meta.evaluate import Head, interval
+from sparsesvm.meta.evaluate import Head
 
 ALPHABETS = ("Korean", "Japanese_(katakana)", "Latin", "Greek", "Early_Aramaic", "Tagalog", "Balinese", "Sanskrit")
 FOLDS = (("Balinese", "Sanskrit"), ("Korean", "Latin"), ("Japanese_(katakana)", "Early_Aramaic"), ("Greek", "Tagalog"))

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import sparsesvm
+from sparsesvm._facts import environment
 
 FOLDER = Path(__file__).parent / "results"
-PACKAGES = ("torch", "numpy", "jax", "jaxopt", "qpth", "proxsuite", "clarabel", "scikit-learn", "cvxpy", "cvxpylayers", "diffcp")
+PEERS = ("jax", "jaxopt", "qpth", "proxsuite", "clarabel", "scikit-learn", "cvxpy", "cvxpylayers", "diffcp")
 Row = dict[str, Any]
-
-
-def environment() -> Row:
-    """Versions (None where a package is absent) and hardware."""
-    versions: dict[str, str | None] = {"python": platform.python_version(), "sparsesvm": sparsesvm.__version__}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    hardware = {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "simd": sparsesvm.backends()["cpu"]["simd"]}
-    return {"versions": versions, "hardware": hardware}
 
 
 def read(path: Path) -> list[Row]:
@@ -44,7 +29,7 @@ def merge(old: Iterable[Row], new: Iterable[Row], key: Sequence[str]) -> list[Ro
 def write(path: Path, content: Row, markdown: str = "", *, quiet: bool = False) -> None:
     """Write `content` with the environment to `path`, and the Markdown, if any, beside it; `quiet` says nothing about it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**content, **environment()}, indent=1) + "\n")
+    path.write_text(json.dumps({**content, **environment(*PEERS)}, indent=1) + "\n")
     if markdown:
         path.with_suffix(".md").write_text(f"{markdown}\n\n{_footnote()}\n")
     if not quiet:
@@ -65,16 +50,8 @@ def show(cell: object) -> str:
 
 
 def _footnote() -> str:
-    found = environment()
+    found = environment(*PEERS)
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
     absent = ", ".join(name for name, version in found["versions"].items() if not version)
     hardware = f"{found['hardware']['processor']}, {found['hardware']['cores']} cores, {found['hardware']['simd']}"
     return f"{hardware}. {versions}." + (f" Not installed: {absent}." if absent else "")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead, cli
+from sparsesvm._facts import interval
 from sparsesvm.meta import DataError, ImageSet, Method, Setting, compare, default_methods, read_features
-from sparsesvm.meta.evaluate import at_ratio, draw, interval
+from sparsesvm.meta.evaluate import at_ratio, draw
 from sparsesvm.meta.report import _describe, _same
 
 

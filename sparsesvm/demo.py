@@ -7,21 +7,19 @@ before. The images come with scikit-learn.
 from __future__ import annotations
 
 import json
-import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
-import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import sparsesvm
 from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead
+from sparsesvm._facts import environment, interval
 
 WAY, QUERIES, TASKS_PER_STEP = 5, 15, 2
 SHOTS = (1, 5)
@@ -143,7 +141,7 @@ def evaluate(head: Head, features: Tensor, task: Episodes) -> Score:
     solution = head.last_solution if isinstance(head, SparseSVMHead) else None
     return Score(
         accuracy=float(accuracy.mean()),
-        interval=float(1.96 * accuracy.std(correction=0) / len(accuracy) ** 0.5),
+        interval=interval(accuracy),
         features_used=float(100 * used),
         largest_gap=None if solution is None else float(solution.gap.max()) / task.support.shape[1],
     )
@@ -245,13 +243,14 @@ def _write(
     results = {
         "heads": {name: {**plain(of_shot), "head_time_share": shares[name]} for name, of_shot in scores.items()},
         "sweep": [{"lambda1_ratio": ratio, **plain(of_shot)} for ratio, of_shot in sweep.items()],
-        "settings": {"way": WAY, "queries": QUERIES, "tasks_per_step": TASKS_PER_STEP, "lambda1_ratio": RATIO, **settings},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "sparsesvm": sparsesvm.__version__,
+        "settings": {
+            "way": WAY,
+            "queries": QUERIES,
+            "tasks_per_step": TASKS_PER_STEP,
+            "lambda1_ratio": RATIO,
+            "threads": torch.get_num_threads(),
+            **settings,
         },
-        "hardware": {"machine": platform.machine(), "processor": platform.processor(), "threads": torch.get_num_threads()},
+        **environment(),
     }
     path.write_text(json.dumps(results, indent=2) + "\n")

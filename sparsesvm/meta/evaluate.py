@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import sparsesvm
 from sparsesvm import FittedHead, PrototypeHead, RidgeHead, SparseSVMHead
+from sparsesvm._facts import environment, interval
 from sparsesvm.meta.data import Setting
 from sparsesvm.meta.episodes import Draw
 from sparsesvm.meta.errors import DataError
@@ -149,13 +147,6 @@ def compare(methods: Mapping[str, Method], images: ImageSet, settings: Sequence[
     return Comparison(scores, episodes, seed)
 
 
-def interval(values: NDArray[np.float64]) -> float:
-    """Half the width of the 95 % interval of the mean: 1.96 standard errors; NaN where there is one value."""
-    if len(values) < 2:
-        return math.nan
-    return float(1.96 * values.std() / len(values) ** 0.5)
-
-
 @dataclass
 class Comparison:
     """Scores of methods (by name) in settings (by name), and what was drawn."""
@@ -215,8 +206,7 @@ class Comparison:
             }
             for name, of_setting in self.scores.items()
         }
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "sparsesvm": sparsesvm.__version__}
-        content = {"results": results, "episodes": self.episodes, "seed": self.seed, "versions": versions, **facts}
+        content = {"results": results, "episodes": self.episodes, "seed": self.seed, **environment(), **facts}
         (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

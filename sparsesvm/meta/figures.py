@@ -11,7 +11,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from sparsesvm.meta.evaluate import Score, interval
+from sparsesvm._facts import interval
+from sparsesvm.meta.evaluate import Score
 
 
 def draw_curve(curve: Mapping[float, Mapping[str, Score]], axes: Axes | None = None) -> Axes:

@@ -21,6 +21,7 @@ from torch.nn import functional
 from typing_extensions import Self
 
 from sparsesvm import FittedHead, SparseSVMHead, _checks
+from sparsesvm._facts import interval
 from sparsesvm.fewshot import FewShotHead
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
@@ -289,10 +290,8 @@ class MetaLearner(lightning.LightningModule):
             name = names[number] if number < len(names) else str(number)
             accuracy = self.all_gather(torch.cat(found)).flatten().double()  # type: ignore[union-attr]
             means.append(accuracy.mean())
-            errors = 1.96 / len(accuracy) ** 0.5 if len(accuracy) > 1 else math.nan  # one episode says nothing of the width
-            interval = errors * accuracy.std(correction=0)
             self.log(f"{stage}/{name}", accuracy.mean().float())
-            self.log(f"{stage}/{name} ±", interval.float())
+            self.log(f"{stage}/{name} ±", interval(accuracy.cpu()))
         self._accuracies.clear()
         self.log(f"{stage}/accuracy", torch.stack(means).mean().float(), prog_bar=True)
 
