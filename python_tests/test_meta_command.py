@@ -603,7 +603,7 @@ def test_a_flat_folder_of_classes_is_shared_out(tmp_path, config):
         fit("--config", "folders", "--root", tmp_path / "images", "--split=0.4,0.3,0.4", *given)
 
 
-def test_a_checkpoint_loads_without_arguments_and_the_logger_has_the_hyperparameters(config, tmp_path):
+def test_a_checkpoint_loads_without_arguments_and_the_logger_has_the_hyperparameters(config, tmp_path, capsys):
     fit("--config", config(epochs=1), "--report", "false")
     path = tmp_path / "run" / "checkpoints" / "best.ckpt"
     learner = MetaLearner.load_from_checkpoint(path)
@@ -625,6 +625,8 @@ def test_a_checkpoint_loads_without_arguments_and_the_logger_has_the_hyperparame
     with pytest.raises(ValueError, match="must have 1 channels, as in training"):
         again.embed(torch.rand(5, 3, 8, 8))
     report.run(report.make_parser().parse_args([str(folder), "--episodes", "5", "--output", str(tmp_path / "evaluated")]))
+    cli.main(["validate", "--config", str(config()), "--ckpt_path", str(folder)])
+    assert "val/accuracy" in capsys.readouterr().out
     (folder / "config.yaml").unlink()
     with pytest.raises(DataError, match=r"tiny cannot be read as a checkpoint: .*config\.yaml"):
         load(folder)

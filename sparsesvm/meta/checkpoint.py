@@ -80,6 +80,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _read_folder(folder: Path) -> dict[str, Any]:
     made = yaml.safe_load((folder / CONFIGURATION).read_text())
     return {
+        "pytorch-lightning_version": lightning.__version__,  # which Lightning asks for
         "state_dict": load_file(folder / WEIGHTS),
         "sparsesvm": {"configuration": {key: made[key] for key in ("model", "data")}, "image_shape": made["image_shape"]},
     }
