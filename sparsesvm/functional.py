@@ -48,7 +48,7 @@ def solve(
         lambda1_ratio: the group penalty as a share of `lambda1_max` of this problem, its cheap upper bound, which the
             gradient takes as a constant. Exactly one of lambda1 and lambda1_ratio. Differentiable.
         lambda2: squared-norm penalty, >= 0, of a shape like lambda1. Differentiable where positive. At zero (with lambda1 > 0
-            and dual_reg = 0, on the CPU) the weights need not be unique: the status NOT_UNIQUE says so.
+            and dual_reg = 0) the weights need not be unique: the status NOT_UNIQUE says so.
         n_way: number of classes; by default the largest label + 1, with a warning where that leaves a class empty. Required
             under vmap, torch.compile and torch.export.
         sample_weight: (..., n_support), >= 0, by default ones. Zero removes a sample: tasks of different size share a
@@ -74,7 +74,8 @@ def solve(
     On a CUDA device the work goes to the current stream, and only a report of failures waits for it: with
     on_failure="ignore" and n_way given nothing does, so that the call can be captured in a CUDA graph. Values are not looked
     at there: a task whose features, labels, weights or penalties are out of range has the status NON_FINITE and weights that
-    are NaN, other tasks are unharmed; and the gradient of a task that did not converge does not warn.
+    are NaN, other tasks are unharmed; the gradient of a task that did not converge does not warn, and that of one with
+    lambda2 = 0 is NaN. The active sets are as the certificate finds them (see below).
 
     On the CPU tasks share torch's threads (`torch.set_num_threads`), whose number does not change the result. A process
     forked after these were used solves on one thread, and sets torch to one, which would else wait for ever.

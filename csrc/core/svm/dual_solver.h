@@ -12,6 +12,7 @@
 #include "core/svm/identification.h"
 #include "core/svm/newton.h"
 #include "core/svm/output.h"
+#include "core/svm/proximal_rules.h"
 #include "core/svm/proximal_solver.h"
 #include "core/svm/task.h"
 #include "core/svm/working_set.h"
@@ -38,10 +39,10 @@ class DualSolver {
     task_.bind(arguments.batch, number);
     const double target = arguments.tol * task_.total_weight;
     index iterations = 0;
-    const bool large = is_large();
+    const bool large = is_large(task_, max_model_size);
     if (!large) {
       start(arguments, number);
-      const index first_try = task_.k > 1 && arguments.max_iter > max_newton ? max_newton : arguments.max_iter;
+      const index first_try = task_.k > 1 && arguments.max_iter > Rules::max_newton ? Rules::max_newton : arguments.max_iter;
       const Status status = iterate(target, first_try, iterations);
       if (status == Status::converged || status == Status::non_finite || iterations >= arguments.max_iter || task_.k == 1) {
         finish(arguments, number, status, iterations);
@@ -66,16 +67,14 @@ class DualSolver {
     }
     for (index e = 0; e < task_.n * task_.k; ++e) state_.dual[e] = best_[e];
     warm_ = true;
-    const index last = iterations + polishing < arguments.max_iter ? iterations + polishing : arguments.max_iter;
+    const index last = iterations + Rules::polishing < arguments.max_iter ? iterations + Rules::polishing : arguments.max_iter;
     if (iterate(0.1 * gap, last, iterations) != Status::non_finite && best_gap_ < gap) finish(arguments, number, status, iterations);
   }
 
  private:
+  using Rules = ProximalRules;
+
   static constexpr index max_sweeps = 8;
-  static constexpr index max_newton = 25;     // iterations; Newton steps on the dual converge within some 15 or hardly at all
-  static constexpr index many_samples = 512;  // where the proximal method takes a tenth of their time
-  static constexpr index polishing = 10; // iterations after the proximal method
-  static constexpr index max_idle = 10;  // outer iterations that do not halve the gap
 
   void start(const SolveArguments<T>& arguments, index number) {
     const index k = task_.k;
@@ -121,14 +120,6 @@ class DualSolver {
     }
   }
 
-  // Where the dual is nearly a linear program, or too large for the models of this solver, it is the proximal method's from the start.
-  bool is_large() const {
-    if (task_.k == 1) return false;
-    if (!(task_.lambda2 > 0)) return true;
-    if (task_.smoothing > 0) return false;
-    return task_.lambda1 > 0 ? task_.n > many_samples || task_.n * task_.k > max_model_size : task_.n > max_model_size;
-  }
-
   // Outer iterations from state_.dual until the certificate, counted on from `iterations` up to max_iter.
   Status iterate(double target, index max_iter, index& iterations) {
     newton_.has_gram = false;
@@ -163,7 +154,7 @@ class DualSolver {
       if (iterations == first || best_gap < 0.5 * reference_gap) {
         reference_gap = best_gap;
         since_progress = 0;
-      } else if (++since_progress >= max_idle) {
+      } else if (++since_progress >= Rules::max_idle) {
         return Status::stalled;
       }
       // A step that is to make the gap small beside the objective has to aim there, which one by the Gram matrix does in any case.

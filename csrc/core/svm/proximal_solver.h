@@ -19,6 +19,7 @@
 #include "core/svm/free_samples.h"
 #include "core/svm/output.h"
 #include "core/svm/primal_model.h"
+#include "core/svm/proximal_rules.h"
 #include "core/svm/saddle_state.h"
 #include "core/svm/task.h"
 
@@ -60,41 +61,37 @@ class ProximalSolver {
     basis_.fill();
     if (!measure_groups()) return Status::non_finite;
     state_.start(task, probabilities);
-    // A smoothed hinge needs no further smoothing once it bends within the range of the probabilities.
-    rho_ = task.smoothing >= 1 ? 0.0 : 1.0;
-    scale_ = 0.1;
-    double pace = fastest;
-    index idle = 0, extra = 0;
-    while (iterations < max_iter) {
-      ++iterations;
-      set_sigma();
-      const double before = state_.gap();
-      // Where the objective is far below sum_i c_i a few more steps make the gap small beside it as well.
-      const bool within = before <= target;
-      const Inner inner = solve_inner(within ? target * state_.best_primal / task.total_weight : target);
+    return proximal_loop(*this, task.smoothing, task.total_weight, target, max_iter, iterations);
+  }
+
+  // For the outer loop.
+  double best_primal() const { return state_.best_primal; }
+  double loss_gap() const { return state_.loss_gap; }
+  double penalty_gap() const { return state_.penalty_gap; }
+  void move_centre() { state_.move_centre(); }
+  void set_terms(double rho, double scale) {
+    rho_ = rho;
+    for (index b = 0; b < task_->n_groups; ++b) sigma_[b] = proximal_curvature(scale, square_[b], task_->lambda2);
+  }
+
+  // Minimises the inner problem until its gap is a tenth of the true one.
+  InnerEnd solve_inner(double target) {
+    index steps = 0;
+    model_.forget();
+    state_.respond(rho_);
+    for (;;) {
+      state_.pull_all(features_);
+      state_.certify();
       const double gap = state_.gap();
-      if (!(gap <= 1e300)) return Status::non_finite;
-      if (gap <= target) {
-        const bool small = gap * task.total_weight <= target * state_.best_primal;
-        if (small || ++extra > max_extra) return Status::converged;
-      }
-      if (inner.solved || gap < before) state_.move_centre();
-      if (inner.solved) {
-        // Each proximal term shrinks while it is what keeps the gap open, faster after an easy inner problem.
-        const bool easy = inner.steps <= easy_steps;
-        if (easy && inner.steps > 0) pace = std::fmax(pace * pace, fastest);
-        const double factor = easy ? pace : std::sqrt(pace);
-        if (state_.loss_gap > 0.3 * state_.penalty_gap) rho_ *= factor;
-        if (state_.penalty_gap > 0.3 * state_.loss_gap) scale_ *= factor;
-      } else {
-        rho_ /= pace;
-        scale_ /= pace;
-        pace = std::fmin(std::sqrt(pace), slowest);
-      }
-      idle = gap < 0.9 * before ? 0 : idle + 1;
-      if (idle >= max_idle) return gap <= target ? Status::converged : Status::stalled;
+      if (gap <= target || !(gap <= 1e300)) return {true, steps};
+      const double allowed = Rules::inner_share * gap;
+      if (choose_groups() <= allowed) return {true, steps};
+      if (steps >= Rules::max_steps) return {false, steps};
+      load_groups();
+      const bool moved = solve_on_groups(Rules::set_share * allowed, steps);
+      store_groups();
+      if (!moved) return {false, steps};
     }
-    return state_.gap() <= target ? Status::converged : Status::max_iter;
   }
 
   double gap() const { return state_.gap(); }
@@ -138,17 +135,7 @@ class ProximalSolver {
   }
 
  private:
-  static constexpr index easy_steps = 12, max_steps = 30;  // of an inner problem
-  static constexpr index max_idle = 60;                    // outer steps that do not lower the gap by a tenth
-  static constexpr index max_extra = 5;
-  static constexpr double fastest = 0.2, slowest = 0.8;    // factors by which rho and sigma fall
-  static constexpr double inner_share = 0.1;               // of the true gap to which inner problems are solved
-  static constexpr double accuracy = 0.05;                 // of Newton steps by conjugate gradients
-
-  struct Inner {
-    bool solved;
-    index steps;
-  };
+  using Rules = ProximalRules;
 
   // square_ (groups) = sum_i c_i ||f_iG||^2 / group_size, which carries each group's units. False where that is not finite.
   bool measure_groups() {
@@ -163,40 +150,10 @@ class ProximalSolver {
     return all <= 1e300;
   }
 
-  // In each group's units; zero where lambda2 gives the inner problem as much curvature. A group of zeros has no units.
-  void set_sigma() {
-    for (index b = 0; b < task_->n_groups; ++b) {
-      const double s = scale_ * square_[b];
-      sigma_[b] = task_->lambda2 < s ? s : 0.0;
-      if (!(task_->lambda2 + sigma_[b] > 0)) sigma_[b] = 1;
-    }
-  }
-
-  // Minimises the inner problem until its gap is a tenth of the true one.
-  Inner solve_inner(double target) {
-    index steps = 0;
-    model_.forget();
-    state_.respond(rho_);
-    for (;;) {
-      state_.pull_all(features_);
-      state_.certify();
-      const double gap = state_.gap();
-      if (gap <= target || !(gap <= 1e300)) return {true, steps};
-      const double allowed = inner_share * gap;
-      if (choose_groups() <= allowed) return {true, steps};
-      if (steps >= max_steps) return {false, steps};
-      load_groups();
-      const bool moved = solve_on_groups(0.3 * allowed, steps);
-      store_groups();
-      if (!moved) return {false, steps};
-    }
-  }
-
   // The working set: groups in use, and of the others those that pull hardest against lambda1, at most as many again. Returns the gap of
   // the inner problem over all groups.
   double choose_groups() {
     const index block = g_ * q_, m = task_->m;
-    constexpr index at_least = 20;
     double total = 0;
     index used = 0, pulling = 0;
     double* x = direction_;
@@ -218,7 +175,7 @@ class ProximalSolver {
       used += any;
       if (!any && excess_[b] > 0) ordered_[pulling++] = excess_[b];
     }
-    const index allowed = used > at_least ? used : at_least;
+    const index allowed = used > Rules::small_set ? used : Rules::small_set;
     double threshold = 0;
     if (pulling > allowed) {
       std::nth_element(ordered_, ordered_ + allowed, ordered_ + pulling, [](double left, double right) { return left > right; });
@@ -268,11 +225,11 @@ class ProximalSolver {
         }
         gap += state_.group_gap(w_ + t * block, x, mu_[t]);
       }
-      if (gap <= enough || steps >= max_steps) return moved;
+      if (gap <= enough || steps >= Rules::max_steps) return moved;
       ++steps;
       free_.collect(state_.p, task_->weight, n, task_->smoothing + rho_);
       for (index e = 0; e < size; ++e) direction_[e] = w_[e];
-      model_.step(column_, n_groups_, gradient_, mu_, task_->lambda1, accuracy, w_);
+      model_.step(column_, n_groups_, gradient_, mu_, task_->lambda1, Rules::accuracy, w_);
       for (index e = 0; e < size; ++e) direction_[e] = w_[e] - direction_[e];
       if (!search_line(size)) return moved;
       features_.pull(column_, n_groups_ * g_, n, state_.a, q_, pull_);
@@ -348,7 +305,7 @@ class ProximalSolver {
   FreeSamples free_;
   PrimalModel<Passes, T, Features> model_;
   const Task<T>* task_ = nullptr;
-  double rho_ = 0, scale_ = 0;
+  double rho_ = 0;
   double *sigma_, *square_, *excess_, *ordered_;  // (groups), square_ (m)
   char* in_;
   index* group_;  // the working set
