@@ -82,9 +82,8 @@ def solve(
 
     Where an input records a gradient (or has a tangent), a solve on the CPU goes on beyond the certificate until the active
     groups and dual entries are those of the solution by an estimate, which a certificate alone does not promise; the weights
-    then differ within tol from those of the same call without. Large tasks (docs/method.md, 9) stop at the certificate. Where
-    the sets cannot be decided (a kink, copies of a sample) the status is NOT_IDENTIFIED: the solution is within tol, and its
-    gradient one of several.
+    then differ within tol from those of the same call without. Where the sets cannot be decided (a kink, copies of a sample)
+    the status is NOT_IDENTIFIED: the solution is within tol, and its gradient one of several.
 
     Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dual. The gradient differentiates the
     optimality conditions on the active groups and the free dual coordinates. Formulas: docs/method.md.
