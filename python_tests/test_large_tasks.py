@@ -103,6 +103,13 @@ def test_gradients_of_large_tasks_are_exact_at_the_default_tolerance(rng, n_way,
         assert float((result - exact).norm()) < 1e-4 * float(exact.norm())
 
 
+def test_no_weights_in_a_large_task_are_identified(rng):
+    features, labels = task(rng, 3, 700, 40)
+    lambda1 = 1.1 * sparsesvm.lambda1_max(features, labels, exact=True)
+    found = sparsesvm.solve(features.requires_grad_(), labels, lambda1=lambda1, lambda2=1.0)
+    assert found.status == sparsesvm.StatusCode.CONVERGED and not found.active.any()
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.1])
 def test_centred_features_of_a_large_face(rng, ratio):
     """The dual is free along the all-ones direction, which conjugate gradients leave out in both types."""
