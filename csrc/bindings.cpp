@@ -35,19 +35,19 @@ bool acceptable(index n_tasks, index n_samples, index n_way, address labels, add
 }
 
 template <typename T>
-void solve_typed(const Problem& problem, double tol, index max_iter, bool identify, address init_dual, address weights, address dual,
-                 address gap, address objective, address n_iter, address status, address active, address workspace, index bytes,
-                 int n_threads) {
-  const auto arguments =
-      solve_arguments<T>(problem, tol, max_iter, identify, init_dual, weights, dual, gap, objective, n_iter, status, active);
+void solve_typed(const Problem& problem, double tol, index max_iter, bool identify, address init_dual, address init_weights, address weights,
+                 address dual, address gap, address objective, address n_iter, address status, address active, address workspace,
+                 index bytes, int n_threads) {
+  const auto arguments = solve_arguments<T>(problem, tol, max_iter, identify, init_dual, init_weights, weights, dual, gap, objective,
+                                            n_iter, status, active);
   sparsesvm::cpu::solve(arguments, at<void>(workspace), bytes, n_threads);
 }
 
-void solve(bool is_double, PROBLEM_PARAMETERS, double tol, index max_iter, bool identify, address init_dual, address weights,
-           address dual, address gap, address objective, address n_iter, address status, address active, address workspace,
-           index workspace_bytes, int n_threads) {
-  (is_double ? solve_typed<double> : solve_typed<float>)(PROBLEM, tol, max_iter, identify, init_dual, weights, dual, gap, objective,
-                                                         n_iter, status, active, workspace, workspace_bytes, n_threads);
+void solve(bool is_double, PROBLEM_PARAMETERS, double tol, index max_iter, bool identify, address init_dual, address init_weights,
+           address weights, address dual, address gap, address objective, address n_iter, address status, address active,
+           address workspace, index workspace_bytes, int n_threads) {
+  (is_double ? solve_typed<double> : solve_typed<float>)(PROBLEM, tol, max_iter, identify, init_dual, init_weights, weights, dual, gap,
+                                                         objective, n_iter, status, active, workspace, workspace_bytes, n_threads);
 }
 
 template <typename T>

@@ -34,6 +34,7 @@ def solve(
     lambda1: Tensor,
     lambda2: Tensor,
     init_dual: Tensor | None,
+    init_weights: Tensor | None,
     n_way: int,
     group_size: int,
     dual_reg: float,
@@ -61,6 +62,8 @@ def solve(
     if init_dual is not None:
         _checks.check_finite("init_dual", init_dual)
         init_dual = init_dual.contiguous()
+    if init_weights is not None:
+        init_weights = init_weights.contiguous()
     outputs = _solve_outputs(features, n_way, group_size)
     weights, dual, gap, objective, n_iter, status, active = outputs
     launch(
@@ -74,6 +77,7 @@ def solve(
         max_iter,
         identify,
         0 if init_dual is None else init_dual.data_ptr(),
+        0 if init_weights is None else init_weights.data_ptr(),
         weights.data_ptr(),
         dual.data_ptr(),
         gap.data_ptr(),
@@ -179,6 +183,7 @@ def _(
     lambda1: Tensor,
     lambda2: Tensor,
     init_dual: Tensor | None,
+    init_weights: Tensor | None,
     n_way: int,
     group_size: int,
     dual_reg: float,

@@ -50,7 +50,9 @@ class DualSolver {
     // The proximal method takes over the memory of this one, all but the best dual.
     const double* init = arguments.init_dual;
     if (init != nullptr) init += number * arguments.batch.n_samples * task_.k;
-    const Status status = proximal_.solve(task_, init, target, arguments.max_iter, iterations);
+    const T* weights = arguments.init_weights;
+    if (weights != nullptr) weights += number * task_.k * task_.m;
+    const Status status = proximal_.solve(task_, init, weights, target, arguments.max_iter, iterations);
     const double gap = proximal_.gap();
     if (!large && status != Status::converged && best_gap_ < gap) {
       best_is_current_ = false;
@@ -58,8 +60,9 @@ class DualSolver {
       return;
     }
     proximal_.write(arguments, number, status, iterations);
-    // So close to the solution Newton steps on the dual may be exact after all.
-    if (large || status != Status::converged) return;
+    // So close to the solution Newton steps on the dual may be exact after all. Where the hinge is smooth they need no matrix.
+    const bool polish = !large || (task_.smoothing > 0 && arguments.identify);
+    if (!polish || status != Status::converged) return;
     for (index i = 0; i < task_.n; ++i) {
       for (index l = 0; l < task_.k; ++l) best_[i * task_.k + l] = task_.weight[i] * proximal_.probabilities()[i * task_.k + l];
     }
@@ -124,7 +127,7 @@ class DualSolver {
   bool is_large() const {
     if (task_.k == 1) return false;
     if (!(task_.lambda2 > 0)) return true;
-    if (task_.smoothing > 0) return false;
+    if (task_.smoothing > 0) return task_.lambda1 > 0 && task_.n > many_samples;
     return task_.lambda1 > 0 ? task_.n > many_samples || task_.n * task_.k > max_model_size : task_.n > max_model_size;
   }
 

@@ -51,8 +51,8 @@ class ProximalSolver {
     scratch_ = arena.take<double>(2 * k_);
   }
 
-  // From W = 0 and the given probabilities (n_samples, k), or none, until the gap is at most `target`.
-  Status solve(const Task<T>& task, const double* probabilities, double target, index max_iter, index& iterations) {
+  // From the given probabilities (n_samples, k) and weights (k, m), or none, until the gap is at most `target`.
+  Status solve(const Task<T>& task, const double* probabilities, const T* weights, double target, index max_iter, index& iterations) {
     task_ = &task;
     basis_.fill();
     if (!measure_groups()) return Status::non_finite;
@@ -60,6 +60,13 @@ class ProximalSolver {
     // A smoothed hinge needs no further smoothing once it bends within the range of the probabilities.
     rho_ = task.smoothing >= 1 ? 0.0 : 1.0;
     scale_ = 0.1;
+    if (weights != nullptr) {
+      start_at(weights);
+      // The closer the start, the less has to hold a smoothed hinge there. The exact one finds its faces faster from large terms down.
+      const double share = task.smoothing > 0 ? std::fmin(1.0, 10 * state_.gap() / task.total_weight) : 1.0;
+      rho_ *= share;
+      scale_ *= share;
+    }
     double pace = fastest;
     index idle = 0, extra = 0;
     while (iterations < max_iter) {
@@ -175,6 +182,31 @@ class ProximalSolver {
     }
   }
 
+  // W = the given weights unless none are better, Z = F W' from their columns alone, and the certificate of both centres.
+  void start_at(const T* weights) {
+    const index n = task_->n, m = task_->m;
+    n_groups_ = 0;
+    for (index b = 0; b < task_->n_groups; ++b) {
+      bool any = false;
+      for (index j = b * g_; j < (b + 1) * g_; ++j) {
+        for (index l = 0; l < k_; ++l) {
+          scratch_[l] = static_cast<double>(weights[l * m + j]);
+          any = any || scratch_[l] != 0;
+        }
+        basis_.reduce(scratch_, state_.w + j * q_);
+        for (index c = 0; c < q_; ++c) w_[(n_groups_ * g_ + j - b * g_) * q_ + c] = state_.w_centre[j * q_ + c] = state_.w[j * q_ + c];
+      }
+      if (any) group_[n_groups_++] = b;
+    }
+    load_columns();
+    Passes::combine_rows(column_, n_groups_ * g_, w_, q_, n, state_.z, n);
+    state_.stay();
+    state_.pull_all();
+    const double without = state_.best_primal;
+    state_.certify();
+    if (!(state_.best_primal < without)) state_.drop_weights();
+  }
+
   // Minimises the inner problem until its gap is a tenth of the true one.
   Inner solve_inner(double target) {
     index steps = 0;
@@ -236,7 +268,7 @@ class ProximalSolver {
 
   // Copies the working set: weights, centre, pull, and its columns over all samples.
   void load_groups() {
-    const index n = task_->n, block = g_ * q_, m = task_->m;
+    const index block = g_ * q_, m = task_->m;
     for (index t = 0; t < n_groups_; ++t) {
       const index b = group_[t];
       mu_[t] = task_->lambda2 + sigma_[b];
@@ -246,9 +278,14 @@ class ProximalSolver {
       }
       for (index j = 0; j < g_; ++j) {
         for (index c = 0; c < q_; ++c) pull_[(t * g_ + j) * q_ + c] = state_.v[c * m + b * g_ + j];
-        column_[t * g_ + j] = columns_ + (t * g_ + j) * n;
       }
     }
+    load_columns();
+  }
+
+  void load_columns() {
+    const index n = task_->n;
+    for (index t = 0; t < n_groups_ * g_; ++t) column_[t] = columns_ + t * n;
     for (index i = 0; i < n; ++i) {
       const T* row = task_->rows[i];
       for (index t = 0; t < n_groups_; ++t) {
