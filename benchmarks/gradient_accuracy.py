@@ -76,7 +76,7 @@ def extra_time(case: Case, dtype: torch.dtype, repetitions: int) -> float:
     """Time of a solve that identifies the active sets, as a share of one that does not, less one."""
     penalties = (torch.full((), case.penalties[name], dtype=torch.float64) for name in ("lambda1", "lambda2"))
     weight = torch.ones_like(case.labels, dtype=torch.float64)
-    arguments = (case.features.to(dtype), case.labels, weight, *penalties, None)
+    arguments = (case.features.to(dtype), case.labels, weight, *penalties, None, None)
     options = (case.penalties["n_way"], 1, case.penalties["dual_reg"], 1e-6, 100, "ignore")
     times: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(repetitions):

@@ -13,7 +13,20 @@ from typing import Any
 import sparsesvm
 
 FOLDER = Path(__file__).parent / "results"
-PACKAGES = ("torch", "numpy", "jax", "jaxopt", "qpth", "proxsuite", "clarabel", "scikit-learn", "cvxpy", "cvxpylayers", "diffcp")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "jax",
+    "jaxopt",
+    "qpth",
+    "proxsuite",
+    "clarabel",
+    "scikit-learn",
+    "cvxpy",
+    "cvxpylayers",
+    "diffcp",
+    "adelie",
+)
 Row = dict[str, Any]
 
 

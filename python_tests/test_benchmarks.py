@@ -161,6 +161,17 @@ def test_random_problems(tmp_path):
     assert all((row["problems"], row["converged"], row["false"]) == (12, 12, 0) for row in rows.values())
 
 
+def test_field(tmp_path):
+    from benchmarks import field
+
+    field.main(["--smoke", "--output", str(tmp_path / "field.json")])
+    rows = report.read(tmp_path / "field.json")
+    assert all("seconds" in row for row in rows if row["solver"] != "adelie")
+    assert {"LinearSVC", "saga", "ours, exact hinge"} <= {row["solver"] for row in rows}
+    powers = [{"task": "features", "solver": "ours, exact hinge", "size": [1, m, 2], "seconds": m**1.5} for m in (10, 20, 40)]
+    assert field.exponents(powers)[0]["exponent"] == pytest.approx(1.5)
+
+
 def test_sizes(tmp_path):
     pytest.importorskip("sklearn", reason="the data come with scikit-learn")
     from benchmarks import sizes

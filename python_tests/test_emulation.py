@@ -54,7 +54,7 @@ def random_problem(rng, *, n_tasks=2, n_way=4, n_samples=10, n_features=30, lamb
 
 def solve_on_cpu(problem, tol, init_dual=None):
     inputs = (problem.features, problem.labels, problem.sample_weight, problem.lambda1, problem.lambda2, init_dual)
-    return Solution(*_ops.solve(*inputs, problem.n_way, problem.group_size, problem.dual_reg, tol, 100, "ignore", False))
+    return Solution(*_ops.solve(*inputs, None, problem.n_way, problem.group_size, problem.dual_reg, tol, 100, "ignore", False))
 
 
 def derivatives_on_cpu(problem, solution, cotangent, tangents):

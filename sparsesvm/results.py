@@ -8,11 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["ConvergenceError", "ConvergenceWarning", "RegularizationPath", "Solution", "StatusCode"]
+__all__ = ["ConvergenceError", "ConvergenceWarning", "NoFeaturesWarning", "RegularizationPath", "Solution", "StatusCode"]
 
 
 class ConvergenceWarning(UserWarning):
     """A task stopped before its duality gap reached the tolerance, or a gradient is not exact or not the only one."""
+
+
+class NoFeaturesWarning(UserWarning):
+    """A `lambda1_ratio` below 1 left every task of a call without features."""
 
 
 class ConvergenceError(RuntimeError):

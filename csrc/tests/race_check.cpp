@@ -70,8 +70,9 @@ struct Case {
                          lambda2.data(),
                          s.dual_reg};
     auto machine = make_machine();
-    emulate<gpu::SolveWorkspace<T>>(*machine, SolveArguments<T>{batch, 1e-8, 60, false, nullptr, weights.data(), dual.data(), gap.data(),
-                                                                objective.data(), n_iter.data(), status.data(), active.data()});
+    emulate<gpu::SolveWorkspace<T>>(
+        *machine, SolveArguments<T>{batch, 1e-8, 60, false, nullptr, nullptr, weights.data(), dual.data(), gap.data(),
+                                    objective.data(), n_iter.data(), status.data(), active.data()});
     const SolutionView<T> solution{weights.data(), dual.data()};
     emulate<gpu::DiffWorkspace<T>>(*machine, VjpArguments<T>{batch, solution, weights.data(), grad_features.data(),
                                                              by_lambda1.data(), by_lambda2.data(), by_weight.data()});

@@ -67,12 +67,10 @@ class DualSolver {
   void solve_by_proximal(const SolveArguments<T>& arguments, index number, double target, index iterations, bool large,
                          bool certified = false) {
     const bool identify = arguments.identify && task_.lambda2 > 0;
-    const double* init = arguments.init_dual;
-    if (init != nullptr) init += number * arguments.batch.n_samples * task_.k;
     // A step or two more know the sets: this close the method converges fast, as far as rounding lets the gap fall.
     const double least = target < rounding * task_.total_weight ? target : rounding * task_.total_weight;
     const double aim = large && identify ? std::fmax(closer * target, least) : target;
-    const Status end = proximal_.solve(arguments.batch, number, task_, init, aim, iterations + arguments.max_iter, iterations);
+    const Status end = proximal_.solve(arguments, number, task_, aim, iterations + arguments.max_iter, iterations);
     const double gap = proximal_.gap();
     const bool undecided = certified || (identify && gap <= target);
     const Status status = undecided ? Status::not_identified : end;

@@ -31,6 +31,7 @@ struct SolveArguments {
   index max_iter;          // outer iterations
   bool identify;           // go on until the active sets are known, as a derivative needs it
   const double* init_dual; // (n_tasks, n_samples, n_way) or null
+  const T* init_weights;   // (n_tasks, n_way, n_features) or null, of a neighbouring problem; only the proximal method starts there
   T* weights;              // out (n_tasks, n_way, n_features)
   T* dual;                 // out (n_tasks, n_samples, n_way), rows are probability vectors
   double* gap;             // out (n_tasks,)

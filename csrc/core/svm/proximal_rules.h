@@ -36,7 +36,7 @@ template <class Task>
 SPARSESVM_HD bool is_large(const Task& task, index max_model) {
   if (task.k == 1) return false;
   if (!(task.lambda2 > 0)) return true;
-  if (task.smoothing > 0) return false;
+  if (task.smoothing > 0) return task.lambda1 > 0 && task.n > ProximalRules::many_samples;
   return task.lambda1 > 0 ? task.n > ProximalRules::many_samples || task.n * task.k > max_model : task.n > max_model;
 }
 
@@ -45,7 +45,7 @@ struct InnerEnd {
   index steps;
 };
 
-// The outer loop, from W = 0 until the gap is at most `target`. Method:
+// The outer loop until the gap is at most `target`, with proximal terms of the given share of what they are from W = 0. Method:
 //   gap(), best_primal()        of the original problem, so far
 //   loss_gap(), penalty_gap()   what the last iterate leaves open on either side
 //   set_terms(rho, scale)       weights of the proximal terms of the probabilities and, in each group's units, of the weights
@@ -53,10 +53,10 @@ struct InnerEnd {
 //   move_centre()               to the iterate
 template <class Method>
 SPARSESVM_HD Status proximal_loop(Method& method, double smoothing, double total_weight, double target, index max_iter,
-                                  index& iterations) {
+                                  index& iterations, double share = 1.0) {
   using Rules = ProximalRules;
   // A smoothed hinge needs no further smoothing once it bends within the range of the probabilities.
-  double rho = smoothing >= 1 ? 0.0 : 1.0, scale = 0.1, pace = Rules::fastest;
+  double rho = smoothing >= 1 ? 0.0 : share, scale = 0.1 * share, pace = Rules::fastest;
   index still = 0, extra = 0;
   while (iterations < max_iter) {
     ++iterations;

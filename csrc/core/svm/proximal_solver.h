@@ -53,15 +53,24 @@ class ProximalSolver {
     scratch_ = arena.take<double>(2 * k_);
   }
 
-  // Task `number` from W = 0 and the given probabilities (n_samples, k), or none, until the gap is at most `target`.
-  Status solve(const Batch<T>& batch, index number, const Task<T>& task, const double* probabilities, double target, index max_iter,
-               index& iterations) {
+  // Task `number`, from the probabilities and weights that are given for it, or none, until the gap is at most `target`.
+  Status solve(const SolveArguments<T>& arguments, index number, const Task<T>& task, double target, index max_iter, index& iterations) {
     task_ = &task;
-    features_.bind(batch, number, task);
+    features_.bind(arguments.batch, number, task);
     basis_.fill();
     if (!measure_groups()) return Status::non_finite;
+    const double* probabilities = arguments.init_dual;
+    if (probabilities != nullptr) probabilities += number * arguments.batch.n_samples * k_;
+    const T* weights = arguments.init_weights;
+    if (weights != nullptr) weights += number * k_ * task.m;
     state_.start(task, probabilities);
-    return proximal_loop(*this, task.smoothing, task.total_weight, target, max_iter, iterations);
+    double share = 1;
+    if (weights != nullptr) {
+      start_at(weights);
+      // The closer the start, the less has to hold a smoothed hinge there. The exact one finds its faces faster from large terms down.
+      if (task.smoothing > 0) share = std::fmin(1.0, 10 * state_.gap() / task.total_weight);
+    }
+    return proximal_loop(*this, task.smoothing, task.total_weight, target, max_iter, iterations, share);
   }
 
   // For the outer loop.
@@ -148,6 +157,31 @@ class ProximalSolver {
       all += square_[b];
     }
     return all <= 1e300;
+  }
+
+  // W = the given weights unless none are better, Z = F W' from their columns alone, and the certificate of both centres.
+  void start_at(const T* weights) {
+    const index m = task_->m;
+    n_groups_ = 0;
+    for (index b = 0; b < task_->n_groups; ++b) {
+      bool any = false;
+      for (index j = b * g_; j < (b + 1) * g_; ++j) {
+        for (index l = 0; l < k_; ++l) {
+          scratch_[l] = static_cast<double>(weights[l * m + j]);
+          any = any || scratch_[l] != 0;
+        }
+        basis_.reduce(scratch_, state_.w + j * q_);
+        for (index c = 0; c < q_; ++c) w_[(n_groups_ * g_ + j - b * g_) * q_ + c] = state_.w_centre[j * q_ + c] = state_.w[j * q_ + c];
+      }
+      if (any) group_[n_groups_++] = b;
+    }
+    features_.open(group_, n_groups_, column_);
+    features_.combine(column_, n_groups_ * g_, task_->n, w_, q_, state_.z);
+    state_.stay();
+    state_.pull_all(features_);
+    const double without = state_.best_primal;
+    state_.certify();
+    if (!(state_.best_primal < without)) state_.drop_weights();
   }
 
   // The working set: groups in use, and of the others those that pull hardest against lambda1, at most as many again. Returns the gap of

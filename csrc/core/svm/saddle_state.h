@@ -37,8 +37,8 @@ class SaddleState {
   // W = 0 and `probabilities` (n_samples of the batch, k), or uniform ones. The labels' own dual has the value zero.
   void start(const Task<T>& task, const double* probabilities) {
     task_ = &task;
-    for (index e = 0; e < task.m * q_; ++e) w[e] = w_centre[e] = best_w[e] = 0;
-    for (index e = 0; e < task.n * q_; ++e) z[e] = 0;
+    drop_weights();
+    for (index e = 0; e < task.m * q_; ++e) best_w[e] = 0;
     for (index i = 0; i < task.n; ++i) {
       double* row = p_centre + i * k_;
       for (index l = 0; l < k_; ++l) {
@@ -71,10 +71,19 @@ class SaddleState {
         row[l] = (score[l] - y + task_->smoothing * y + rho * p_centre[i * k_ + l]) / total;
       }
       project_simplex(row, k_, 1.0);
-      for (index l = 0; l < k_; ++l) score[l] = task_->weight[i] * ((task_->label[i] == l) - row[l]);
-      basis_.reduce(score, packed);
-      for (index c = 0; c < q_; ++c) a[c * n + i] = packed[c];
+      take_row(i);
     }
+  }
+
+  void drop_weights() {
+    for (index e = 0; e < task_->m * q_; ++e) w[e] = w_centre[e] = 0;
+    for (index e = 0; e < task_->n * q_; ++e) z[e] = 0;
+  }
+
+  // p = its centre, and a likewise.
+  void stay() {
+    for (index e = 0; e < task_->n * k_; ++e) p[e] = p_centre[e];
+    for (index i = 0; i < task_->n; ++i) take_row(i);
   }
 
   // v (k - 1, m) = a F over all features: the one pass over everything.
@@ -168,6 +177,14 @@ class SaddleState {
   double best_primal = 0, best_dual = 0, loss_gap = 0, penalty_gap = 0;
 
  private:
+  // a = diag(c) (Y - p) of one sample.
+  void take_row(index i) {
+    double *wide = scratch_, *packed = scratch_ + k_;
+    for (index l = 0; l < k_; ++l) wide[l] = task_->weight[i] * ((task_->label[i] == l) - p[i * k_ + l]);
+    basis_.reduce(wide, packed);
+    for (index c = 0; c < q_; ++c) a[c * task_->n + i] = packed[c];
+  }
+
   double value_without_weights() {
     double total = 0;
     double *zero = scratch_, *uniform = scratch_ + k_;
