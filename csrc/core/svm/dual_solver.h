@@ -37,8 +37,8 @@ class DualSolver {
     task_.bind(arguments.batch, number);
     const double target = arguments.tol * task_.total_weight;
     index iterations = 0;
-    const bool large = is_large();
-    if (!large) {
+    const bool large = is_large(), direct = large || has_intercept();
+    if (!direct) {
       start(arguments, number);
       const index first_try = task_.k > 1 && arguments.max_iter > max_newton ? max_newton : arguments.max_iter;
       const Status status = iterate(target, first_try, iterations);
@@ -52,14 +52,14 @@ class DualSolver {
     if (init != nullptr) init += number * arguments.batch.n_samples * task_.k;
     const Status status = proximal_.solve(task_, init, target, arguments.max_iter, iterations);
     const double gap = proximal_.gap();
-    if (!large && status != Status::converged && best_gap_ < gap) {
+    if (!direct && status != Status::converged && best_gap_ < gap) {
       best_is_current_ = false;
       write(arguments, number, status, iterations);
       return;
     }
     proximal_.write(arguments, number, status, iterations);
     // So close to the solution Newton steps on the dual may be exact after all.
-    if (large || status != Status::converged) return;
+    if (large || status != Status::converged || (direct && !arguments.identify)) return;
     for (index i = 0; i < task_.n; ++i) {
       for (index l = 0; l < task_.k; ++l) best_[i * task_.k + l] = task_.weight[i] * proximal_.probabilities()[i * task_.k + l];
     }
@@ -126,6 +126,21 @@ class DualSolver {
     if (!(task_.lambda2 > 0)) return true;
     if (task_.smoothing > 0) return false;
     return task_.lambda1 > 0 ? task_.n > many_samples || task_.n * task_.k > max_model_size : task_.n > max_model_size;
+  }
+
+  // A constant last group beside which the other features are small, as an intercept is appended: along it every step of a sample has to
+  // be undone by another's, so that sweeps and Newton steps on the dual stall, while the proximal method goes on as without it.
+  bool has_intercept() const {
+    if (task_.n == 0 || task_.n_groups < 2 || task_.k == 1) return false;
+    const index constant = task_.m - task_.group_size;
+    const T* first = task_.rows[0];
+    double others = 0;
+    for (index j = 0; j < constant; ++j) others += static_cast<double>(first[j]) * static_cast<double>(first[j]);
+    if (!(static_cast<double>(first[constant]) * static_cast<double>(first[constant]) > others)) return false;
+    for (index i = 1; i < task_.n; ++i) {
+      if (task_.rows[i][constant] != first[constant]) return false;
+    }
+    return true;
   }
 
   // Outer iterations from state_.dual until the certificate, counted on from `iterations` up to max_iter.
