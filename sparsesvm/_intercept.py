@@ -45,9 +45,32 @@ def solve(
         lambda1 = lambda1_ratio * lambda1_max(features, labels, **problem)
     size = column_size(features, sample_weight)
     solution = functional.solve(append(features, size, group_size), labels, lambda1=lambda1, **problem, **options)
-    m = features.shape[-1]
-    weights, column = solution.weights[..., :m], solution.weights[..., m]
-    return solution._replace(weights=weights, active=solution.active[..., :-1]), column * size.unsqueeze(-1).to(column.dtype)
+    return split(solution, features.shape[-1], size)
+
+
+def path(
+    features: Tensor,
+    labels: Tensor,
+    penalties: Tensor,
+    *,
+    sample_weight: Tensor,
+    group_size: int,
+    intercept: bool,
+    **options: Any,
+) -> tuple[Solution, Tensor | None]:
+    """Solutions along penalties (n_lambdas, ...), each started from the one before, of tasks that share features (n, m) and
+    labels (n,), with sample weights (..., n). No gradients."""
+    with torch.no_grad():
+        m, size = features.shape[-1], column_size(features, None)
+        features = append(features, size, group_size) if intercept else features
+        features, labels = features.expand(*sample_weight.shape, -1), labels.expand(sample_weight.shape)
+        solutions: list[Solution] = []
+        for penalty in penalties:
+            dual = solutions[-1].dual if solutions else None
+            arguments = {"sample_weight": sample_weight, "group_size": group_size, "init_dual": dual, **options}
+            solutions.append(functional.solve(features, labels, lambda1=penalty, **arguments))
+        along = Solution(*(torch.stack(field) for field in zip(*solutions, strict=True)))
+        return split(along, m, size) if intercept else (along, None)
 
 
 def lambda1_max(
@@ -108,3 +131,9 @@ def append(features: Tensor, size: Tensor, group_size: int) -> Tensor:
     first = torch.arange(group_size, device=features.device) == 0
     group = size.to(features.dtype)[..., None, None] * first
     return torch.cat([features, group.expand(*features.shape[:-1], group_size)], -1)
+
+
+def split(solution: Solution, m: int, size: Tensor) -> tuple[Solution, Tensor]:
+    """The solution of the m features, and the intercept (..., n_way)."""
+    weights, column = solution.weights[..., :m], solution.weights[..., m]
+    return solution._replace(weights=weights, active=solution.active[..., :-1]), column * size.unsqueeze(-1).to(column.dtype)

@@ -104,6 +104,11 @@ class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return _intercept.solve(training.scaled.features, training.labels, lambda1=lambda1, **arguments)
         return functional.solve(training.scaled.features, training.labels, lambda1=lambda1, **arguments), None
 
+    def _path(self, training: Training, penalties: torch.Tensor, weight: torch.Tensor) -> tuple[Solution, torch.Tensor | None]:
+        """Along penalties (n_lambdas, ...) for sample weights (..., n_samples)."""
+        arguments = {**self._problem(training), **self._limits(), "sample_weight": weight, "intercept": self.fit_intercept}
+        return _intercept.path(training.scaled.features, training.labels, penalties, **arguments)
+
     def _coefficients(self, training: Training, weights: torch.Tensor, bias: torch.Tensor | None) -> tuple[Any, Any]:
         """In scikit-learn's form: of two classes one row, which decides for the second."""
         coef, intercept = training.scaled.coefficients(weights, bias)
@@ -260,17 +265,9 @@ class SparseSVMClassifier(BaseSparseSVM):
         training = estimator._train_on(X, y, sample_weight)
         ratios = ratio_grid(n_lambdas, min_ratio)
         penalties = ratios * estimator._lambda1_max(training, training.weight)
-        coefs, intercepts, gaps, iterations = [], [], [], []
-        dual = None
-        for penalty in penalties:
-            solution, bias = estimator._solve(training, penalty, dual)
-            dual = solution.dual
-            coef, intercept = estimator._coefficients(training, solution.weights, bias)
-            coefs.append(coef)
-            intercepts.append(intercept)
-            gaps.append(float(solution.gap))
-            iterations.append(int(solution.n_iter))
-        return ClassifierPath(ratios, penalties, np.stack(coefs), np.stack(intercepts), np.array(gaps), np.array(iterations))
+        solution, bias = estimator._path(training, torch.from_numpy(penalties).to(self.device), training.weight)
+        coef, intercept = estimator._coefficients(training, solution.weights, bias)
+        return ClassifierPath(ratios, penalties, coef, intercept, solution.gap.cpu().numpy(), solution.n_iter.cpu().numpy())
 
 
 def ratio_grid(n_lambdas: int, min_ratio: float) -> NDArray[np.float64]:
