@@ -139,9 +139,10 @@ class FewShotHead(nn.Module):
             if sample_weight is not None:
                 sample_weight = sample_weight.to(support.dtype)
                 _checks.check_penalty_range("sample_weight", sample_weight)
-                if not _checks.are_positive(sample_weight):
-                    # An absent sample may hold anything, NaN included, which a product with zero would keep.
-                    support = support.where(sample_weight.unsqueeze(-1) > 0, 0.0)
+            sample_weight = self._weigh(labels, n_way, sample_weight, support.dtype)
+            if sample_weight is not None and not _checks.are_positive(sample_weight):
+                # An absent sample may hold anything, NaN included, which a product with zero would keep.
+                support = support.where(sample_weight.unsqueeze(-1) > 0, 0.0)
             _checks.check_finite("support", support)
             if self.center:
                 mean = _weighted_mean(support, sample_weight)
@@ -163,6 +164,10 @@ class FewShotHead(nn.Module):
             weights, bias = self._fit_linear(support, labels, n_way, sample_weight)
             scale = self.scale if self.log_scale is None else self.log_scale.exp()
             return FittedHead(weights, bias, mean, norm, scale, self.normalize == "each", mean_is_small)
+
+    def _weigh(self, labels: Tensor, n_way: int, sample_weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """The weights that samples take in mean, norm and fit: those given, unless a subclass weighs classes."""
+        return sample_weight
 
     def _fit_linear(
         self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
