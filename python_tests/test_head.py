@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
+import io
 import pickle
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 
 import sparsesvm
 from benchmarks.problems import episode
-from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead
+from sparsesvm import FittedHead, PrototypeHead, RidgeHead, SparseSVMHead
 
 HEADS = [
     SparseSVMHead,
@@ -357,10 +357,15 @@ def test_the_last_solution_is_usable_after_every_kind_of_call(data):
     assert head.last_solution is None
 
 
+def replace(fitted, **changes):
+    names = ("weights", "bias", "mean", "norm", "scale", "each", "mean_is_small")
+    return FittedHead(**{name: getattr(fitted, name) for name in names} | changes)
+
+
 def gradients(fitted, query, cotangent, **kwargs):
     """Logits and their gradients for query, weights and mean."""
     parts = [part.detach().clone().requires_grad_() for part in (query, fitted.weights, fitted.mean)]
-    logits = dataclasses.replace(fitted, weights=parts[1], mean=parts[2], scale=1.0).decision_function(parts[0])
+    logits = replace(fitted, weights=parts[1], mean=parts[2], scale=1.0).decision_function(parts[0])
     return logits.detach(), *torch.autograd.grad((logits * cotangent).sum(), parts, **kwargs)
 
 
@@ -375,7 +380,7 @@ def test_scores_need_no_centred_queries(rng, make, normalize, shared):
         fitted = make(normalize=normalize).fit(features[:, :15], labels[:, :15], 5)
     assert fitted.mean_is_small
     cotangent = torch.from_numpy(rng.standard_normal((3, 25, 5)))
-    copied = gradients(dataclasses.replace(fitted, mean_is_small=False), query, cotangent)
+    copied = gradients(replace(fitted, mean_is_small=False), query, cotangent)
     for found, expected in zip(gradients(fitted, query, cotangent), copied, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))
     for found, expected in zip(gradients(fitted, query, cotangent, create_graph=True), copied, strict=True):
@@ -402,9 +407,7 @@ def test_digits_survive_a_large_mean_and_a_query_near_it(data, normalize, offset
     fitted = RidgeHead(normalize=normalize).fit(support, labels, 5)
     assert fitted.mean_is_small == (offset < 1)
     norm = None if fitted.norm is None else fitted.norm.double()
-    exact = dataclasses.replace(
-        fitted, weights=fitted.weights.double(), mean=fitted.mean.double(), norm=norm, mean_is_small=False
-    )
+    exact = replace(fitted, weights=fitted.weights.double(), mean=fitted.mean.double(), norm=norm, mean_is_small=False)
     expected = exact.decision_function(query.double()).float()
     error = (fitted.decision_function(query) - expected).abs() / expected.abs().amax(-1, keepdim=True)
     # Of the query near the mean only `each` asks more than the difference of nearly equal numbers.
@@ -478,3 +481,23 @@ def test_intercept_and_class_weights_map_and_compile(data):
     torch.testing.assert_close(mapped[1], expected, rtol=1e-4, atol=1e-4)
     compiled = torch.compile(head, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(query, support, labels, 3), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_a_fitted_head_is_a_module(data, make):
+    query, support, labels, _ = data
+    head = make()
+    fitted = head.fit(support, labels).detach()
+    expected = fitted(query)
+    torch.testing.assert_close(expected, head(query, support, labels))
+    assert not fitted.scale.requires_grad
+    file = io.BytesIO()
+    torch.save(fitted, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file)(query), expected)
+    other = head.fit(support + labels.unsqueeze(1), labels).detach()
+    other.load_state_dict(fitted.state_dict())
+    torch.testing.assert_close(other(query), expected)
+    assert copy.deepcopy(fitted).double()(query.double()).dtype == torch.float64
+    exported = torch.export.export(fitted, (query,)).module()
+    torch.testing.assert_close(exported(query), expected)
