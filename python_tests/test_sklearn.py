@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris, make_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning
@@ -22,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 import sparsesvm
-from sparsesvm.sklearn import SparseRegression, SparseSVMClassifier
+from sparsesvm.sklearn import SparseRegression, SparseSVMClassifier, SparseSVMClassifierCV
 from sparsesvm.sklearn._arrays import place_groups
 
 
@@ -260,6 +261,25 @@ def test_digits_with_half_of_the_features():
     assert dense > peer - 0.01
     sparse = SparseSVMClassifier(lambda1_ratio=0.1).fit(X, y)
     assert len(sparse.support_) <= 40
+
+
+@pytest.mark.parametrize("groups", [1, 4, [20, 10, 50]])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_sparse_matrices_are_scaled_and_never_centred(groups, fit_intercept):
+    X = sparse.random(200, 80, 0.2, format="csr", random_state=0)
+    y = np.asarray(X[:, :3].argmax(1)).ravel()
+    options = {"groups": groups, "fit_intercept": fit_intercept, "tol": 1e-9}
+    found = SparseSVMClassifier(**options).fit(X, y)
+    D = X.toarray()
+    deviations = D - D.mean(0) if fit_intercept else D
+    ratio = np.sqrt((D**2).sum() / (deviations**2).sum())  # of the scales, in whose units the penalties count
+    expected = SparseSVMClassifier(lambda1=found.lambda1_ * ratio, lambda2=0.1 * ratio**2, **options).fit(D, y)
+    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found.intercept_, expected.intercept_, rtol=0, atol=1e-4)
+    assert len(found.support_) > 0
+    np.testing.assert_allclose(found.decision_function(X), found.decision_function(D), rtol=1e-9)
+    np.testing.assert_allclose(SparseSVMClassifier(**options).fit(X.tocsc(), y).coef_, found.coef_, rtol=1e-9)
+    assert SparseSVMClassifierCV(lambda1_ratios=3, cv=3).fit(X, y).scores_path_.shape == (3, 3)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsesvm import functional
+from sparsesvm import _sparse, functional
 from sparsesvm.results import Solution
 
 _LENGTHS = 1e4  # c / s
@@ -59,11 +59,12 @@ def path(
     **options: Any,
 ) -> tuple[Solution, Tensor | None]:
     """Solutions along penalties (n_lambdas, ...), each started from the one before, of tasks that share features (n, m) and
-    labels (n,), with sample weights (..., n). No gradients."""
+    labels (n,), with sample weights (..., n). Of features in compressed sparse rows one task. No gradients."""
     with torch.no_grad():
         m, size = features.shape[-1], column_size(features, None)
         features = append(features, size, group_size) if intercept else features
-        features, labels = features.expand(*sample_weight.shape, -1), labels.expand(sample_weight.shape)
+        if sample_weight.dim() > 1:
+            features, labels = features.expand(*sample_weight.shape, -1), labels.expand(sample_weight.shape)
         solutions: list[Solution] = []
         for penalty in penalties:
             dual = solutions[-1].dual if solutions else None
@@ -117,7 +118,10 @@ def lambda1_max(
 def column_size(features: Tensor, sample_weight: Tensor | None) -> Tensor:
     """The constant of the column, (...,)."""
     with torch.no_grad():
-        squares = features.square().sum(-1)
+        if _sparse.is_sparse(features):
+            squares = features.values().new_zeros(features.shape[0]).index_add_(0, _rows(features), features.values().square())
+        else:
+            squares = features.square().sum(-1)
         if sample_weight is None:
             mean = squares.mean(-1)
         else:
@@ -128,9 +132,22 @@ def column_size(features: Tensor, sample_weight: Tensor | None) -> Tensor:
 
 def append(features: Tensor, size: Tensor, group_size: int) -> Tensor:
     """Features with one more group, whose first column is constant and whose others are zero."""
+    if _sparse.is_sparse(features):
+        n, m = features.shape
+        start = features.crow_indices() + torch.arange(n + 1)
+        column, values = features.col_indices().new_full((int(start[-1]),), m), features.values().new_empty(int(start[-1]))
+        place = torch.arange(features.values().numel()) + _rows(features)
+        column[place], values[start[1:] - 1] = features.col_indices(), size.to(values.dtype)
+        values[place] = features.values()
+        return torch.sparse_csr_tensor(start, column, values, (n, m + group_size), check_invariants=False)
     first = torch.arange(group_size, device=features.device) == 0
     group = size.to(features.dtype)[..., None, None] * first
     return torch.cat([features, group.expand(*features.shape[:-1], group_size)], -1)
+
+
+def _rows(features: Tensor) -> Tensor:
+    """The row of each entry of compressed sparse rows."""
+    return torch.arange(features.shape[0]).repeat_interleave(features.crow_indices().diff())
 
 
 def split(solution: Solution, m: int, size: Tensor) -> tuple[Solution, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor
 
 Groups = int | Sequence[int] | Sequence[Sequence[int]]
@@ -38,11 +40,13 @@ class Scaled(NamedTuple):
         return coef, intercept
 
 
-def scale(X: NDArray[Any], weight: NDArray[np.float64], groups: Groups, center: bool, device: str) -> Scaled:
-    """Of an array (n_samples, n_features)."""
+def scale(X: Any, weight: NDArray[np.float64], groups: Groups, center: bool, device: str) -> Scaled:
+    """Of an array or a CSR matrix (n_samples, n_features); the latter is scaled but not centred, which would fill it."""
     columns, group_size = place_groups(groups, X.shape[1])
     width = group_size * (int(columns.max()) // group_size + 1)
     share = weight / weight.sum()
+    if sparse.issparse(X):
+        return _scale_sparse(X, share, columns, group_size, width, device)
     mean = share @ X if center else np.zeros(X.shape[1])
     dense = np.zeros((X.shape[0], width), X.dtype)
     dense[:, columns] = X - mean.astype(X.dtype)
@@ -51,6 +55,20 @@ def scale(X: NDArray[Any], weight: NDArray[np.float64], groups: Groups, center: 
     dense /= X.dtype.type(size)
     features = torch.from_numpy(dense)
     return Scaled(features.to(device), columns, group_size, mean, float(size))
+
+
+def _scale_sparse(
+    X: Any, share: NDArray[np.float64], columns: NDArray[np.int64], group_size: int, width: int, device: str
+) -> Scaled:
+    spread = float(share @ np.asarray(X.multiply(X).sum(1), dtype=np.float64).ravel())
+    size = np.sqrt(spread) if spread > 0 else 1.0
+    placed = sparse.csr_matrix((X.data / X.dtype.type(size), columns[X.indices], X.indptr), (X.shape[0], width), copy=False)
+    placed.sum_duplicates()
+    start, column = (torch.from_numpy(part.astype(np.int64)) for part in (placed.indptr, placed.indices))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        features = torch.sparse_csr_tensor(start, column, torch.from_numpy(placed.data), placed.shape, check_invariants=False)
+    return Scaled(features.to(device), columns, group_size, np.zeros(X.shape[1]), float(size))
 
 
 def place_groups(groups: Groups, n_features: int) -> tuple[NDArray[np.int64], int]:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import compute_class_weight
+from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -54,7 +55,7 @@ class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _train_on(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> Training:
         """Checks everything and sets `classes_` and what scikit-learn keeps of the features."""
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -138,8 +139,8 @@ class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:
         """Scores (n_samples, n_classes), or (n_samples,) for two classes, positive for the second."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        scores: NDArray[np.floating[Any]] = X @ self.coef_.T + self.intercept_
+        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        scores: NDArray[np.floating[Any]] = safe_sparse_dot(X, self.coef_.T, dense_output=True) + self.intercept_
         return scores.ravel() if scores.shape[1] == 1 else scores
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -148,11 +149,17 @@ class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         predicted: NDArray[Any] = self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(1)]
         return predicted
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
 
 class SparseSVMClassifier(BaseSparseSVM):
     """Multiclass SVM that uses few features: each feature, or group of features, serves all classes or none.
 
-    With features f = (x - mean) / scale, scale their root-mean-square norm, sample weights c and groups G, it minimises
+    With features f = (x - mean) / scale, or x / scale of a sparse matrix, scale their root-mean-square norm, sample weights c and
+    groups G, it minimises
 
         sum_i c_i loss_i(W f_i + b)  +  lambda1 sum_G ||W_:G||_2  +  lambda2 / 2 ||W||^2
 
@@ -241,7 +248,7 @@ class SparseSVMClassifier(BaseSparseSVM):
         self.device = device
 
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> SparseSVMClassifier:
-        """Fit to X (n_samples, n_features), an array or a data frame, and classes y (n_samples,) of any kind."""
+        """Fit to X (n_samples, n_features), an array, a data frame or a sparse matrix, and classes y (n_samples,) of any kind."""
         before = getattr(self, "_dual", None) if self.warm_start else None
         training = self._train_on(X, y, sample_weight)
         lambda1 = self.lambda1

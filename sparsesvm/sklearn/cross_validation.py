@@ -155,8 +155,13 @@ def _fold_paths(
 ) -> tuple[Any, Any]:
     """Coefficients (n_folds, n_lambdas, ...) and intercepts of folds that hold out the samples `held` (n_folds, n_samples)."""
     weight = training.weight * torch.from_numpy(~held).to(training.weight.device)
+    if training.scaled.features.layout != torch.strided and len(held) > 1:  # compressed rows make no batch
+        each = [_fold_paths(estimator, training, ratios, fold[None]) for fold in held]
+        return np.concatenate([coef for coef, _ in each]), np.concatenate([intercept for _, intercept in each])
     largest = torch.tensor([estimator._lambda1_max(training, fold) for fold in weight], dtype=torch.float64)
     penalties = torch.from_numpy(ratios.copy())[:, None] * largest
+    if len(held) == 1:
+        penalties, weight = penalties[:, 0], weight[0]
     solution, bias = estimator._path(training, penalties.to(weight.device), weight)
     coef, intercept = estimator._coefficients(training, solution.weights, bias)
-    return coef.swapaxes(0, 1), intercept.swapaxes(0, 1)
+    return (coef[None], intercept[None]) if len(held) == 1 else (coef.swapaxes(0, 1), intercept.swapaxes(0, 1))
