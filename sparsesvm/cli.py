@@ -72,7 +72,8 @@ def _run_probe(arguments: Sequence[str]) -> None:
     try:
         from sparsesvm.sklearn import probe
     except ModuleNotFoundError as missing:
-        raise SystemExit(f"sparsesvm probe needs {missing.name}: pip install 'sparsesvm[sklearn]'") from missing
+        name = str(missing.name).partition(".")[0]
+        raise SystemExit(f"sparsesvm probe needs {name}: pip install 'sparsesvm[sklearn]'") from missing
     probe.main(list(arguments))
 
 

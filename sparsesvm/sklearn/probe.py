@@ -41,9 +41,10 @@ def probe(
         options: of `SparseSVMClassifier`, e.g. lambda2, smoothing, class_weight.
 
     Returns:
-        A dictionary that JSON can hold: accuracy of the probe, of all features, of as many random features (mean of five draws),
-        of the same fit to shuffled labels and of the largest class; the path (features used in the mean over folds, score and its
-        standard error); the features used with their coefficients; settings and versions.
+        A dictionary that JSON can hold: accuracy of the probe, of its features fitted again without group penalty as are all
+        features and as many random ones (mean of five draws), of the same fit to shuffled labels and of the largest class; the
+        path (features used in the mean over folds, score and its standard error); the features used with their coefficients;
+        settings and versions.
     """
     X, y = np.asarray(features), np.asarray(labels)
     names = [str(number) for number in range(X.shape[1])] if names is None else list(names)
@@ -56,6 +57,7 @@ def probe(
     dense = SparseSVMClassifier(lambda1=0.0, **options)
     draws = [rng.choice(X.shape[1], len(used), replace=False) for _ in range(_RANDOM_SUBSETS if len(used) else 0)]
     randomly = [dense.fit(X_train[:, draw], y_train).score(X_test[:, draw], y_test) for draw in draws]
+    again = dense.fit(X_train[:, used], y_train).score(X_test[:, used], y_test) if len(used) else chosen.score(X_test, y_test)
     everything = dense.fit(X_train, y_train).score(X_test, y_test)
     same = SparseSVMClassifier(lambda1_ratio=chosen.lambda1_ratio_, **options)
     shuffled = same.fit(X_train, rng.permutation(y_train)).score(X_test, y_test)
@@ -64,6 +66,7 @@ def probe(
     return {
         "accuracy": {
             "probe": chosen.score(X_test, y_test),
+            "its features without group penalty": again,
             "all features": everything,
             "as many random features": float(np.mean(randomly)) if randomly else float(counts.max() / counts.sum()),
             "probe of shuffled labels": shuffled,
@@ -154,7 +157,12 @@ def draw(found: dict[str, Any], path: Path) -> None:
     style = {"marker": "o", "ms": 3, "capsize": 2, "label": "cross-validation"}
     left.errorbar(along["features"], along["score"], along["standard_error"], **style)
     left.plot(len(found["features"]), found["accuracy"]["probe"], "*", ms=12, label="chosen, on test samples")
-    for name, line in {"all features": "--", "as many random features": ":", "probe of shuffled labels": "-."}.items():
+    for name, line in {
+        "its features without group penalty": (0, (6, 1)),
+        "all features": "--",
+        "as many random features": ":",
+        "probe of shuffled labels": "-.",
+    }.items():
         left.axhline(found["accuracy"][name], color="0.4", linestyle=line, linewidth=1, label=name)
     left.set_xscale("symlog", linthresh=1)
     left.set_xlim(left=0)
