@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing
@@ -132,6 +133,7 @@ class SparseSVMClassifierCV(BaseSparseSVM):
             estimator.feature_names_in_ = self.feature_names_in_
         scores: NDArray[np.float64] = np.empty((len(tests), len(self.lambda1_ratios_)))
         X, y = (part if hasattr(part, "shape") else np.asarray(part) for part in (X, y))
+        X = X.tocsr() if sparse.issparse(X) else X
         for fold, test in enumerate(tests):
             held_X, held_y = _safe_indexing(X, test), _safe_indexing(y, test)
             for number in range(len(self.lambda1_ratios_)):
