@@ -87,6 +87,13 @@ def solve(
 
     Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dual. The gradient differentiates the
     optimality conditions on the active groups and the free dual coordinates. Formulas: docs/method.md.
+
+    Example:
+        >>> import torch, sparsesvm
+        >>> features, labels = torch.eye(6), torch.tensor([0, 0, 1, 1, 2, 2])
+        >>> solution = sparsesvm.solve(features, labels, lambda1_ratio=0.5, lambda2=0.1)
+        >>> solution.weights.shape, bool(solution.gap <= 1e-6 * 6)
+        (torch.Size([3, 6]), True)
     """
     _check_features(features)
     _checks.check_device(features, USABLE_DEVICES)
@@ -124,7 +131,13 @@ def solve(
 
 
 def decision_function(features: Tensor, weights: Tensor) -> Tensor:
-    """Scores (..., n_samples, n_way) of features (..., n_samples, n_features) under weights (..., n_way, n_features)."""
+    """Scores (..., n_samples, n_way) of features (..., n_samples, n_features) under weights (..., n_way, n_features).
+
+    Example:
+        >>> import torch, sparsesvm
+        >>> sparsesvm.decision_function(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        tensor([[1., 2.]])
+    """
     _checks.check_features(weights, "weights")
     _checks.check_query(features, weights, "features")
     if features.dtype != weights.dtype:
@@ -160,6 +173,15 @@ def lambda1_max(
 
     Raises:
         TypeError, ValueError: as in `solve`.
+
+    Example:
+        >>> import torch, sparsesvm
+        >>> features, labels = torch.tensor([[1.0, 0.0], [-1.0, 0.5]]), torch.tensor([0, 1])
+        >>> largest = sparsesvm.lambda1_max(features, labels)
+        >>> bool(sparsesvm.solve(features, labels, lambda1=largest, lambda2=1.0).active.any())
+        False
+        >>> bool(sparsesvm.solve(features, labels, lambda1=0.9 * largest, lambda2=1.0).active.any())
+        True
     """
     _check_features(features)
     dual_reg = _checks.check_number("dual_reg", dual_reg)
@@ -209,6 +231,14 @@ def duality_gap(
 
     Raises:
         TypeError, ValueError: as in `solve`, and when neither weights nor dual is given.
+
+    Example:
+        >>> import torch, sparsesvm
+        >>> features, labels = torch.tensor([[2.0, 0.0], [-2.0, 0.0]]), torch.tensor([0, 1])
+        >>> guess = torch.tensor([[0.25, 0.0], [-0.25, 0.0]])  # of the minimum, as it happens
+        >>> gap = sparsesvm.duality_gap(features, labels, guess, lambda1=0.1, lambda2=1.0)
+        >>> bool(gap < 1e-5), bool(sparsesvm.duality_gap(features, labels, 2 * guess, lambda1=0.1, lambda2=1.0) > 0.1)
+        (True, True)
     """
     _checks.check_features(features)
     _checks.check_labels(labels, features)
@@ -281,6 +311,13 @@ def regularization_path(
 
     Raises:
         TypeError, ValueError: as in `solve`, and for n_lambdas or min_ratio out of range.
+
+    Example:
+        >>> import torch, sparsesvm
+        >>> features, labels = torch.tensor([[3.0, 1.0], [-3.0, -1.0]]), torch.tensor([0, 1])
+        >>> path = sparsesvm.regularization_path(features, labels, lambda2=1.0, n_lambdas=4)
+        >>> path.solution.active.sum(-1)  # features in use at each penalty
+        tensor([0, 1, 1, 2])
     """
     n_lambdas = _checks.check_integer("n_lambdas", n_lambdas, minimum=1)
     min_ratio = _checks.check_number("min_ratio", min_ratio)
