@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -214,3 +215,15 @@ def test_gradient_accuracy(tmp_path, capsys):
     for row in rows:
         # The bar is one for the 99th percentile.
         assert row["kink"] or row["status"] == "NOT_IDENTIFIED" or row["error"] < (1e-3 if row["dtype"] == "float32" else 1e-5)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_probes_find_what_is_planted(compressed):
+    pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")
+    from benchmarks import probe
+
+    X, y = probe.draw(300, 200, 3, compressed, 0)
+    *_, (coef, intercept) = probe.ours(X, y)
+    used = np.flatnonzero(coef.any(0))
+    assert (used < 3 * probe.PLANTED).sum() >= 15
+    assert ((X @ coef.T + intercept).argmax(1) == y).mean() > 0.8

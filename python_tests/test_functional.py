@@ -270,3 +270,18 @@ def test_what_may_well_have_no_features_does_not_warn(task):
     sparsesvm.solve(features, labels, lambda1_ratio=1.0, lambda2=1.0)
     sparsesvm.solve(features, labels, lambda1_ratio=0.999, lambda2=1.0, on_failure="ignore")
     sparsesvm.solve(torch.zeros_like(features), labels, lambda1_ratio=0.5, lambda2=1.0)
+
+
+def test_a_solution_says_in_one_line_what_it_is(rng):
+    features, labels = torch.from_numpy(rng.standard_normal((8, 25, 64))), torch.arange(25).expand(8, 25) % 5
+    solution = sparsesvm.solve(features, labels, lambda1_ratio=0.3, lambda2=0.1)
+    active = 100 * solution.active.double().mean()
+    assert repr(solution).startswith(f"Solution(8 tasks, 5 classes, 64 features; {active:.3g} % active; largest gap ")
+    assert repr(solution).endswith("; all converged)")
+    assert repr(solution[:7]).count("tensor") == 7  # a slice is a plain tuple
+    stopped = sparsesvm.solve(features, labels, lambda1_ratio=0.3, lambda2=0.1, max_iter=0, on_failure="ignore")
+    assert repr(stopped).endswith("; 8 max_iter)")
+    path = sparsesvm.regularization_path(features[0], labels[0], lambda2=0.1, n_lambdas=3)
+    assert repr(path).startswith("RegularizationPath(3 penalties: 3 tasks, 5 classes, 64 features; ")
+    empty = sparsesvm.solve(features[:0], labels[:0], lambda1_ratio=0.3, lambda2=0.1, n_way=5)
+    assert repr(empty) == "Solution(0 tasks, 5 classes, 64 features)"

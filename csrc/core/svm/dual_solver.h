@@ -39,7 +39,7 @@ class DualSolver {
     task_.bind(arguments.batch, number);
     const double target = arguments.tol * task_.total_weight;
     index iterations = 0;
-    const bool large = is_large(task_, max_model_size);
+    const bool large = is_large(task_, max_model_size) || has_intercept();
     if (!large) {
       start(arguments, number);
       const index first_try = task_.k > 1 && arguments.max_iter > Rules::max_newton ? Rules::max_newton : arguments.max_iter;
@@ -146,6 +146,21 @@ class DualSolver {
         x = t * x + (task_.label[i] == l ? (1 - t) * task_.weight[i] : 0.0);
       }
     }
+  }
+
+  // A constant last group beside which the other features are small, as an intercept is appended: along it every step of a sample has to
+  // be undone by another's, so that sweeps and Newton steps on the dual stall, while the proximal method goes on as without it.
+  bool has_intercept() const {
+    if (task_.n == 0 || task_.n_groups < 2 || task_.k == 1) return false;
+    const index constant = task_.m - task_.group_size;
+    const T* first = task_.rows[0];
+    double others = 0;
+    for (index j = 0; j < constant; ++j) others += static_cast<double>(first[j]) * static_cast<double>(first[j]);
+    if (!(static_cast<double>(first[constant]) * static_cast<double>(first[constant]) > others)) return false;
+    for (index i = 1; i < task_.n; ++i) {
+      if (task_.rows[i][constant] != first[constant]) return false;
+    }
+    return true;
   }
 
   // Outer iterations from state_.dual until the certificate, counted on from `iterations` up to max_iter.
