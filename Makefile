@@ -11,7 +11,7 @@ BUILD_TOOLS := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | t
 SETTINGS := $(foreach name,CUDA CUDA_ARCHS WERROR SANITIZE,SPARSESVM_$(name)=$(SPARSESVM_$(name)))
 NO_DRIVER = test ! -e /proc/driver/nvidia/version && test ! -e /dev/dxg
 
-.PHONY: demo test lint format bench dist clean
+.PHONY: demo test lint format docs bench dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.sparsesvm-demo
@@ -27,6 +27,11 @@ lint: $(VENV)/.sparsesvm-dev
 
 format: $(VENV)/.sparsesvm-dev
 	$(VENV)/bin/ruff format .
+
+# The site, in build/site. One thread, as its examples are small; what the gallery has run and did not change is not run again.
+docs: $(VENV)/.sparsesvm-docs
+	OMP_NUM_THREADS=1 $(RUN) -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/site
+	@echo "site: build/site/index.html"
 
 # Every benchmark with moderate limits; BENCH_FLAGS='--full' for all cells of the comparison, BENCH_CHECK=--check to fail when a
 # promised ratio is lost, BENCH_PEERS= to compare with what is installed only. A peer that pip cannot bring is reported as absent.
@@ -49,7 +54,7 @@ dist: $(VENV)/.sparsesvm-dev
 	SPARSESVM_CUDA=OFF $(RUN) -m build
 
 clean:
-	rm -rf build dist .venv
+	rm -rf build dist docs/gallery .venv
 
 # What pip cannot bring is named before anything is downloaded.
 $(VENV)/bin/python:

@@ -212,6 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     content = {"rows": rows, "peers": {name: peer.about + _absence(name) for name, peer in PEERS.items()}}
     report.write(options.output, content, markdown(rows))
     plots.time_against_gap(rows, options.output.with_suffix(".svg"))
+    plots.times(rows, options.output.with_name(f"{options.output.stem}_summary.svg"))
     bars.verdict(bars.check_peers(new, CELL), options.check)
 
 

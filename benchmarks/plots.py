@@ -31,6 +31,36 @@ def time_against_gap(rows: Sequence[Row], path: Path) -> None:
     _save(figure, path)
 
 
+def times(rows: Sequence[Row], path: Path) -> None:
+    """Time of a batch of 8 tasks with a quarter of the features active, by size: this package and who solves the same problem."""
+    target = min((row["target"] for row in rows), default=0)
+    combination = (8, 2, target, "float32")
+    some = [r for r in rows if 0.2 < r["share"] < 0.3 and (r["tasks"], r["threads"], r["target"], r["dtype"]) == combination]
+    figure, axes = _figure(1 if some else 0, columns=1)
+    if figure is None:
+        return
+    axis = axes[0]
+    figure.set_size_inches(7.5, 3)
+    cells = sorted({(tuple(row["size"]), row["group_size"]) for row in some}, key=lambda cell: (cell[0][0] * cell[0][1], *cell))
+    for number, (size, group_size) in enumerate(cells):
+        for row in some:
+            time = row.get("forward_ms") if row.get("reached") else row.get("tried_ms")
+            if (tuple(row["size"]), row["group_size"]) != (size, group_size) or time is None:
+                continue
+            color = "C3" if row["peer"] == "sparsesvm" else "C0" if row.get("reached") else "none"
+            marker = "o" if row.get("reached") else ">"
+            axis.scatter(time, number, s=40, marker=marker, facecolors=color, edgecolors="C0" if color != "C3" else color)
+    names = [f"{k} classes, {n} samples, {m:,} features" + (f", groups of {g}" if g > 1 else "") for (k, n, m), g in cells]
+    axis.set(xscale="log", yticks=range(len(cells)), yticklabels=names, xlabel=f"ms for 8 tasks, to a gap of {target:.0e}")
+    axis.scatter([], [], color="C3", label="sparsesvm")
+    axis.scatter([], [], color="C0", label="another solver")
+    axis.scatter([], [], marker=">", facecolors="none", edgecolors="C0", label="not reached until then")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    axis.invert_yaxis()
+    axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def growth(rows: Sequence[Row], path: Path) -> None:
     """Time and memory of one batch against m, n, k and the number of tasks, a panel each."""
     sweeps = [sweep for sweep in dict.fromkeys(row["sweep"] for row in rows) if sweep not in ("threads", "largest")]

@@ -14,6 +14,7 @@ namespace py = pybind11;
 namespace {
 
 using namespace sparsesvm::binding;
+using sparsesvm::Batch;
 using sparsesvm::index;
 
 // Whether all values are what the solver takes. The caller, who has the names, explains where they are not.
@@ -48,6 +49,45 @@ void solve(bool is_double, PROBLEM_PARAMETERS, double tol, index max_iter, bool 
            index workspace_bytes, int n_threads) {
   (is_double ? solve_typed<double> : solve_typed<float>)(PROBLEM, tol, max_iter, identify, init_dual, weights, dual, gap, objective,
                                                          n_iter, status, active, workspace, workspace_bytes, n_threads);
+}
+
+template <typename T>
+Batch<T> sparse_sizes(index n_samples, index n_features, index n_way, index group_size, index n_entries) {
+  Batch<T> batch = sizes<T>(1, n_samples, n_features, n_way, group_size);
+  batch.sparse = true;
+  batch.n_entries = n_entries;
+  return batch;
+}
+
+template <typename T>
+void sparse_solve_typed(const Problem& problem, index n_entries, address row_start, address column, double tol, index max_iter,
+                        address init_dual, address weights, address dual, address gap, address objective, address n_iter,
+                        address status, address active, address workspace, index bytes, int n_threads) {
+  auto arguments = solve_arguments<T>(problem, tol, max_iter, false, init_dual, weights, dual, gap, objective, n_iter, status, active);
+  arguments.batch.sparse = true;
+  arguments.batch.n_entries = n_entries;
+  arguments.batch.row_start = at<const std::int64_t>(row_start);
+  arguments.batch.column = at<const std::int64_t>(column);
+  sparsesvm::cpu::solve(arguments, at<void>(workspace), bytes, n_threads);
+}
+
+// One task whose features are compressed sparse rows.
+void sparse_solve(bool is_double, index n_samples, index n_features, index n_way, index group_size, index n_entries, address values,
+                  address row_start, address column, address labels, address sample_weight, address lambda1, address lambda2,
+                  double dual_reg, double tol, index max_iter, address init_dual, address weights, address dual, address gap,
+                  address objective, address n_iter, address status, address active, address workspace, index workspace_bytes,
+                  int n_threads) {
+  const Problem problem{1, n_samples, n_features, n_way, group_size, values, 0, 0, labels, sample_weight, lambda1, lambda2, dual_reg};
+  (is_double ? sparse_solve_typed<double> : sparse_solve_typed<float>)(problem, n_entries, row_start, column, tol, max_iter, init_dual,
+                                                                       weights, dual, gap, objective, n_iter, status, active, workspace,
+                                                                       workspace_bytes, n_threads);
+}
+
+index sparse_solve_workspace(bool is_double, index n_samples, index n_features, index n_way, index group_size, index n_entries,
+                             int n_threads) {
+  return is_double
+             ? sparsesvm::cpu::solve_workspace(sparse_sizes<double>(n_samples, n_features, n_way, group_size, n_entries), n_threads)
+             : sparsesvm::cpu::solve_workspace(sparse_sizes<float>(n_samples, n_features, n_way, group_size, n_entries), n_threads);
 }
 
 template <typename T>
@@ -104,9 +144,11 @@ PYBIND11_MODULE(_core, module) {
   using release = py::call_guard<py::gil_scoped_release>;
   module.def("acceptable", &acceptable);
   module.def("solve", &solve, release());
+  module.def("sparse_solve", &sparse_solve, release());
   module.def("vjp", &vjp, release());
   module.def("jvp", &jvp, release());
   module.def("solve_workspace", &solve_workspace);
+  module.def("sparse_solve_workspace", &sparse_solve_workspace);
   module.def("diff_workspace", &diff_workspace);
   module.def("simd", &simd);
   bind_regression(module);

@@ -43,6 +43,10 @@ class _Batch(ctypes.Structure):
         ("row_stride", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("labels", "sample_weight", "lambda1", "lambda2")),
         ("dual_reg", ctypes.c_double),
+        ("sparse", ctypes.c_bool),
+        ("n_entries", ctypes.c_int64),
+        ("row_start", ctypes.c_void_p),
+        ("column", ctypes.c_void_p),
     ]
 
 

@@ -169,8 +169,18 @@ def test_sizes(tmp_path):
     rows = report.read(tmp_path / "sizes.json")
     assert len(rows) == 6 and all(row["converged"] and row["seconds"] > 0 for row in rows)
     assert "more than 2 s" in bars.check_sizes([{**rows[0], "seconds": 2.1}])[0]
-    (slow,) = bars.check_sizes([{**rows[0], "seconds": 0.6, "prototype s": 1.0}])
+    row = {**rows[0], "data": "make_classification", "seconds": 0.6}
+    (slow,) = bars.check_sizes([{**row, "prototype s": 1.0}])
     assert "more than 0.5 s" in slow
+    assert not bars.check_sizes([row])
+
+
+def test_sparse_rows_of_the_sizes_benchmark():
+    pytest.importorskip("sklearn", reason="other data of this benchmark come with scikit-learn")
+    from benchmarks import sizes
+
+    row = sizes.measure("sparse rows", *sizes.planted_rows(600, 2000, 3), 0.5)
+    assert row["converged"] and 0 < row["active"] <= 90
 
 
 def test_share_of_a_training_step(tmp_path):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import sparsesvm
 from benchmarks.problems import episode
+from sparsesvm import _core
 
 
 def task(rng, n_way, n_samples, n_features):
@@ -98,3 +101,22 @@ def test_threads_inside_a_task_do_not_change_it(rng, four_threads, ratio):
         results.append((found.weights, found.dual, gradient))
     for one, four in zip(*results, strict=True):
         assert torch.equal(one, four)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    n_samples=st.integers(1, 30_000),
+    n_features=st.integers(1, 60_000),
+    n_way=st.integers(1, 40),
+    density=st.floats(0, 1),
+    is_double=st.booleans(),
+)
+def test_memory_stays_below_the_formula(n_samples, n_features, n_way, density, is_double):
+    """docs/method.md, 9."""
+    n, m, k, size = n_samples, n_features, n_way, 8 if is_double else 4
+    side, unknowns, candidates = min(max(n, m), 3000), min(k * min(n, m), 3000), min(n * k, 2048)
+    squares = max(side**2 + unknowns**2 + 300 * (side + unknowns), 3 * candidates**2 + 550 * candidates)
+    others = 8 * (16 * n * k + 24 * m * k + 30 * n + 40 * m + squares) + 100_000
+    assert _core.solve_workspace(is_double, 1, n, m, k, 1, 1) <= 2 * n * m * size + others
+    entries = int(density * n * m)
+    assert _core.sparse_solve_workspace(is_double, n, m, k, 1, entries, 1) <= 2 * entries * (size + 4) + others

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from sparsesvm import RidgeHead, cli
-from sparsesvm.meta import DataError, EpisodeData, MetaLearner, WholeCheckpointIO, command, load, report
+from sparsesvm.meta import Conv4, DataError, EpisodeData, MetaLearner, WholeCheckpointIO, command, load, report
 from sparsesvm.meta.loading import instantiate
 
 TINY = """
@@ -562,6 +564,81 @@ def test_an_unknown_key_is_named(config, capsys):
     assert "colour" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+def test_help_fits_on_a_screen_and_names_options_that_exist(subcommand, capsys):
+    cli.main([subcommand, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    with pytest.raises(SystemExit) as ended:
+        cli.main([subcommand, "--help-all"])
+    assert ended.value.code == 0
+    everything = capsys.readouterr().out
+    shown = re.findall(r"--[a-z_0-9.]+", "\n".join(lines[4:-2]))
+    assert len(shown) >= 6
+    for option in shown:
+        assert option in everything or option in ("--root", "--split", "--model.head.lambda1_ratio"), option
+
+
+def test_a_flat_folder_of_classes_is_shared_out(tmp_path, config):
+    for number in range(10):
+        for image in range(6):
+            (tmp_path / "images" / f"class {number}").mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 20 * number + image).save(tmp_path / "images" / f"class {number}" / f"{image}.png")
+    reader = ["--data.reader.size", "8", "--data.reader.channels", "1", "--model.encoder.widths", "[4, 4]"]
+    small = ["--data.n_way", "2", "--data.n_shot", "1", "--data.episodes_per_epoch", "2", "--data.val_episodes", "2"]
+    settings = ["--data.val", "[{n_way: 2, n_query: 2}]", "--data.test", "[{n_way: 2, n_query: 2}]", "--data.test_episodes", "2"]
+    trainer = [
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.default_root_dir",
+        tmp_path / "run",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
+    given = ["--model.encoder.channels", "1", "--data.augment", "null", *reader, *small, *settings, *trainer]
+    fit("--config", "folders", "--root", tmp_path / "images", "--split", "0.4,0.3,0.3", *given)
+    assert (tmp_path / "run" / "report" / "table.md").is_file()
+    with pytest.raises(SystemExit, match=r"split must be three shares >= 0 that add up to 1"):
+        fit("--config", "folders", "--root", tmp_path / "images", "--split=0.4,0.3,0.4", *given)
+
+
+def test_a_checkpoint_loads_without_arguments_and_the_logger_has_the_hyperparameters(config, tmp_path):
+    fit("--config", config(epochs=1), "--report", "false")
+    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    learner = MetaLearner.load_from_checkpoint(path)
+    assert isinstance(learner.auxiliary_head, RidgeHead)
+    for name, value in load(path).state_dict().items():
+        torch.testing.assert_close(learner.state_dict()[name], value)
+
+    class Own(MetaLearner):
+        pass
+
+    assert type(Own.load_from_checkpoint(path, map_location="cpu")) is Own
+    logged = yaml.safe_load((tmp_path / "run" / "logs" / "version_0" / "hparams.yaml").read_text())
+    assert logged["model"]["head"]["init_args"]["lambda1_ratio"] == 0.05
+    assert logged["data"]["tasks_per_step"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec.* is deprecated")
+def test_a_learner_made_in_python_logs_how_and_loads_with_its_parts(config, tmp_path):
+    data = instantiate(EpisodeData, yaml.safe_load(config().read_text())["data"])
+    make = {"encoder": lambda: Conv4(channels=1, widths=[8, 16], pool=[True, True]), "head": RidgeHead}
+    learner = MetaLearner(**{name: part() for name, part in make.items()}, learning_rate=0.01)
+    options = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(max_epochs=1, logger=CSVLogger(tmp_path, "logs"), log_every_n_steps=1, **options)
+    trainer.fit(learner, data)
+    logged = yaml.safe_load((tmp_path / "logs" / "version_0" / "hparams.yaml").read_text())
+    assert logged["encoder"] == "Conv4" and logged["head"].startswith("RidgeHead(") and logged["learning_rate"] == 0.01
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    with pytest.raises(DataError, match=r"load_from_checkpoint\(path, encoder=\.\.\., head=\.\.\.\)"):
+        MetaLearner.load_from_checkpoint(tmp_path / "own.ckpt")
+    parts = {name: part() for name, part in make.items()}
+    again = MetaLearner.load_from_checkpoint(tmp_path / "own.ckpt", weights_only=True, **parts)
+    for name, value in learner.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value)
+
+
 def test_a_corrupt_image_is_named_from_a_worker_too(tmp_path, config):
     for split in ("train", "val"):
         for name in "abc":
@@ -595,4 +672,5 @@ SHAPES = {
     "tieredimagenet.yaml": (3, 84, 84),
     "cifar-fs.yaml": (3, 32, 32),
     "fc100.yaml": (3, 32, 32),
+    "folders.yaml": (3, 84, 84),
 }

@@ -24,6 +24,23 @@ def draw(path, value, size=(8, 6), mode="RGB"):
     Image.new(mode, size, value if mode != "RGB" else (value,) * 3).save(path)
 
 
+def test_a_folder_per_class_is_split_by_shares(tmp_path):
+    for number in range(10):
+        draw(tmp_path / f"class {number}" / "0.png", number)
+    reader = ClassFolders(str(tmp_path), split=(0.6, 0.2, 0.2))
+    parts = [reader.read(split).class_names for split in ("train", "val", "test")]
+    assert [len(names) for names in parts] == [6, 2, 2]
+    assert len({name for names in parts for name in names}) == 10
+    assert parts[0] == sorted(parts[0]) != [f"class {number}" for number in range(6)]
+    with pytest.raises(DataError, match="A folder per class and no more is read with `split`"):
+        ClassFolders(str(tmp_path)).read("val")
+    draw(tmp_path / "train" / "a" / "0.png", 0)
+    with pytest.raises(DataError, match=r"this root holds train\. Leave split out"):
+        reader.read("train")
+    with pytest.raises(ValueError, match="three shares"):
+        ClassFolders(str(tmp_path), split=(0.5, 0.5))
+
+
 def test_digits_are_split_without_sharing_images_or_test_classes():
     train, val, test = (Digits().read(split) for split in ("train", "val", "test"))
     assert train.class_names == val.class_names == ["0", "1", "2", "3", "4"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.forward_ad import unpack_dual
 
-from sparsesvm import _ops
+from sparsesvm import _ops, _sparse
 
 _SECOND_ORDER = (
     "second derivatives of the solution are not implemented: weights can be differentiated once. "
@@ -230,6 +230,8 @@ def apply(
 ) -> tuple[Tensor, ...]:
     """The fields of `Solution`; see `_ops.solve` for the arguments."""
     tensors = (features, labels, sample_weight, lambda1, lambda2, init_dual)
+    if _sparse.is_sparse(features):
+        return _sparse.solve(*tensors, options)
     recording = torch.is_grad_enabled() and any(t.requires_grad for t in tensors if t is not None)
     if not recording and are_plain(*tensors):
         return _ops.solve(*tensors, *options)  # type: ignore[arg-type]

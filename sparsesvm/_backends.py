@@ -24,6 +24,11 @@ def backends() -> dict[str, dict[str, Any]]:
         "reason": why not, or empty}}, and where the CUDA backend was built its "architectures", the "runtime" and "driver"
         versions (13000 is 13.0; driver 0 means none) and the "count" of devices. The environment variable SPARSESVM_SIMD
         (base, v3 or v4) forces an instruction set; results differ between them in the last digits.
+
+    Example:
+        >>> import sparsesvm
+        >>> sorted(sparsesvm.backends())
+        ['cpu', 'cuda']
     """
     return {"cpu": _core.simd(), "cuda": _cuda_state()}
 

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 
-def check_features(features: Tensor, name: str = "features") -> None:
+def check_features(features: Tensor, name: str = "features", *, sparse: bool = False) -> None:
+    """`sparse`: compressed sparse rows will do as well."""
     if not isinstance(features, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor; got {_kind(features)}. {_conversion(features, name)}")
     if not features.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor; got {features.dtype}. Convert with {name}.float().")
-    if features.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor; got {features.layout}. Convert with {name}.to_dense().")
+    if features.layout != torch.strided and not (sparse and features.layout == torch.sparse_csr):
+        other, remedy = (" or torch.sparse_csr", f" or {name}.to_sparse_csr()") if sparse else ("", "")
+        raise TypeError(f"{name} must be a dense{other} tensor; got {features.layout}. Convert with {name}.to_dense(){remedy}.")
     if features.dim() < 2:
         raise ValueError(
             f"{name} must have shape (..., n_support, n_features); got {_shape(features)}. For a single sample use unsqueeze(0)."

@@ -103,6 +103,39 @@ def solve_workspace(
 def diff_workspace(
     is_double: bool, n_tasks: int, n_samples: int, n_features: int, n_way: int, group_size: int, n_threads: int, /
 ) -> int: ...
+def sparse_solve(
+    is_double: bool,
+    n_samples: int,
+    n_features: int,
+    n_way: int,
+    group_size: int,
+    n_entries: int,
+    values: int,
+    row_start: int,
+    column: int,
+    labels: int,
+    sample_weight: int,
+    lambda1: int,
+    lambda2: int,
+    dual_reg: float,
+    tol: float,
+    max_iter: int,
+    init_dual: int,
+    weights: int,
+    dual: int,
+    gap: int,
+    objective: int,
+    n_iter: int,
+    status: int,
+    active: int,
+    workspace: int,
+    workspace_bytes: int,
+    n_threads: int,
+    /,
+) -> None: ...
+def sparse_solve_workspace(
+    is_double: bool, n_samples: int, n_features: int, n_way: int, group_size: int, n_entries: int, n_threads: int, /
+) -> int: ...
 def solve_regression(
     is_double: bool,
     n_tasks: int,

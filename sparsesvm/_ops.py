@@ -52,16 +52,10 @@ def solve(
     inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
     addresses = _addresses(*inputs)
     sizes = _sizes(features, n_way, group_size)
-    if not (features.is_cuda or _core.acceptable(sizes[1], sizes[2], n_way, *addresses[3:], dual_reg)):
-        _checks.check_label_range(labels, n_way)
-        _checks.check_penalty_range("sample_weight", sample_weight)
-        _checks.check_penalty_range("lambda1", lambda1)
-        _checks.check_penalty_range("lambda2", lambda2)
-        _checks.check_ridge_range(lambda1, lambda2, dual_reg)
-    if init_dual is not None:
-        _checks.check_finite("init_dual", init_dual)
-        init_dual = init_dual.contiguous()
-    outputs = _solve_outputs(features, n_way, group_size)
+    if not features.is_cuda:
+        check_values(*inputs[1:], n_way, dual_reg)
+    init_dual = readable_dual(init_dual)
+    outputs = solve_outputs(features, n_way, group_size)
     weights, dual, gap, objective, n_iter, status, active = outputs
     launch(
         "solve",
@@ -84,6 +78,26 @@ def solve(
     )
     report(status, gap, n_iter, on_failure)
     return outputs
+
+
+def check_values(labels: Tensor, sample_weight: Tensor, lambda1: Tensor, lambda2: Tensor, n_way: int, dual_reg: float) -> None:
+    """Of contiguous tensors on the CPU."""
+    n_tasks, n_samples = lambda1.numel(), labels.shape[-1]
+    addresses = (labels.data_ptr(), sample_weight.data_ptr(), lambda1.data_ptr(), lambda2.data_ptr())
+    if not _core.acceptable(n_tasks, n_samples, n_way, *addresses, dual_reg):
+        _checks.check_label_range(labels, n_way)
+        _checks.check_penalty_range("sample_weight", sample_weight)
+        _checks.check_penalty_range("lambda1", lambda1)
+        _checks.check_penalty_range("lambda2", lambda2)
+        _checks.check_ridge_range(lambda1, lambda2, dual_reg)
+
+
+def readable_dual(init_dual: Tensor | None) -> Tensor | None:
+    """Its values checked, where the solver can read them."""
+    if init_dual is None:
+        return None
+    _checks.check_finite("init_dual", init_dual)
+    return init_dual.contiguous()
 
 
 def vjp(
@@ -187,7 +201,7 @@ def _(
     on_failure: str,
     identify: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _solve_outputs(features, n_way, group_size)
+    return solve_outputs(features, n_way, group_size)
 
 
 @vjp_op.register_fake
@@ -248,12 +262,11 @@ def per_task(value: float | Tensor, features: Tensor) -> Tensor:
     tasks = features.shape[:-2]
     if isinstance(value, Tensor):
         return value.double().expand(tasks)
-    return features.new_full(tasks, float(value), dtype=torch.float64)
+    like = features.values() if features.layout == torch.sparse_csr else features
+    return like.new_full(tasks, float(value), dtype=torch.float64)
 
 
-def _solve_outputs(
-    features: Tensor, n_way: int, group_size: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def solve_outputs(features: Tensor, n_way: int, group_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     *tasks, n_samples, n_features = features.shape
     return (
         features.new_empty((*tasks, n_way, n_features)),

@@ -18,6 +18,13 @@ class RidgeHead(FewShotHead):
     Args:
         lambda2: squared-norm penalty, weighed against the sum of squared errors; > 0.
         center, normalize, scale, learn_scale, learn_penalties: as in `SparseSVMHead`.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm import RidgeHead
+        >>> support, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+        >>> RidgeHead(lambda2=0.1).fit(support, labels).predict(torch.tensor([[0.9, 0.2], [0.1, 2.0]]))
+        tensor([0, 1])
     """
 
     log_lambda2: nn.Parameter | None
@@ -53,6 +60,13 @@ class PrototypeHead(FewShotHead):
 
     Args:
         center, normalize, scale, learn_scale: as in `SparseSVMHead`.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm import PrototypeHead
+        >>> support, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+        >>> PrototypeHead().fit(support, labels).predict(torch.tensor([[0.9, 0.2], [0.1, 2.0]]))
+        tensor([0, 1])
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsesvm import _autograd, _checks, _ops, reference
+from sparsesvm import _autograd, _checks, _ops, _sparse, reference
 from sparsesvm._backends import USABLE_DEVICES
 from sparsesvm.results import RegularizationPath, Solution
 
@@ -41,7 +41,8 @@ def solve(
     the term r / (2 lambda2) sum_i c_i ||Lambda_i - Y_i||^2, which smooths the hinge.
 
     Args:
-        features: (..., n_support, n_features), any strides; float16 and bfloat16 are solved in float32. Differentiable.
+        features: (..., n_support, n_features), any strides; float16 and bfloat16 are solved in float32. Differentiable. Or one
+            task (n_support, n_features) in compressed sparse rows, torch.sparse_csr, on the CPU: never made dense, no gradient.
         labels: (..., n_support) integers in [0, n_way), in any order; those of samples of weight zero may be anything.
         lambda1: group penalty, >= 0: a number, a scalar tensor or one value per task (...,). Differentiable.
         lambda1_ratio: the group penalty as a share of `lambda1_max` of this problem, its cheap upper bound, which the
@@ -56,7 +57,8 @@ def solve(
         dual_reg: r above; 0 is the exact hinge, 1 the smoothed SVM of MetaOptNet with C = 1 / lambda2.
         tol: relative; a task has converged when its gap <= tol * sum_i c_i, the objective at W = 0. The arithmetic is
             float64 also for float32 features, so that both types certify the default.
-        max_iter: limit on the outer iterations of each task: Newton steps on the dual, and proximal steps.
+        max_iter: limit on the outer iterations of each task: on Newton steps on the dual, of which 25 at most are tried where
+            the proximal method may follow, and again on its proximal steps.
         init_dual: (..., n_support, n_way), where to start, e.g. the dual of a neighbouring problem.
         on_failure: "warn" (`ConvergenceWarning`), "raise" (`ConvergenceError`) or "ignore" when a task did not converge.
 
@@ -67,7 +69,7 @@ def solve(
         TypeError, ValueError: naming the argument, what was required and what was given. Features that are not finite
             in a sample of positive weight are a ValueError.
         ConvergenceError: with on_failure="raise".
-        NotImplementedError: when the weights are differentiated twice.
+        NotImplementedError: when the weights are differentiated twice, or with sparse features once.
 
     On a CUDA device the work goes to the current stream, and only a report of failures waits for it: with
     on_failure="ignore" and n_way given nothing does, so that the call can be captured in a CUDA graph. Values are not looked
@@ -86,8 +88,15 @@ def solve(
 
     Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dual. The gradient differentiates the
     optimality conditions on the active groups and the free dual coordinates. Formulas: docs/method.md.
+
+    Example:
+        >>> import torch, sparsesvm
+        >>> features, labels = torch.eye(6), torch.tensor([0, 0, 1, 1, 2, 2])
+        >>> solution = sparsesvm.solve(features, labels, lambda1_ratio=0.5, lambda2=0.1)
+        >>> solution.weights.shape, bool(solution.gap <= 1e-6 * 6)
+        (torch.Size([3, 6]), True)
     """
-    _checks.check_features(features)
+    _check_features(features)
     _checks.check_device(features, USABLE_DEVICES)
     _checks.check_labels(labels, features)
     _checks.check_one_penalty(lambda1, lambda1_ratio)
@@ -123,7 +132,13 @@ def solve(
 
 
 def decision_function(features: Tensor, weights: Tensor) -> Tensor:
-    """Scores (..., n_samples, n_way) of features (..., n_samples, n_features) under weights (..., n_way, n_features)."""
+    """Scores (..., n_samples, n_way) of features (..., n_samples, n_features) under weights (..., n_way, n_features).
+
+    Example:
+        >>> import torch, sparsesvm
+        >>> sparsesvm.decision_function(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        tensor([[1., 2.]])
+    """
     _checks.check_features(weights, "weights")
     _checks.check_query(features, weights, "features")
     if features.dtype != weights.dtype:
@@ -159,8 +174,17 @@ def lambda1_max(
 
     Raises:
         TypeError, ValueError: as in `solve`.
+
+    Example:
+        >>> import torch, sparsesvm
+        >>> features, labels = torch.tensor([[1.0, 0.0], [-1.0, 0.5]]), torch.tensor([0, 1])
+        >>> largest = sparsesvm.lambda1_max(features, labels)
+        >>> bool(sparsesvm.solve(features, labels, lambda1=largest, lambda2=1.0).active.any())
+        False
+        >>> bool(sparsesvm.solve(features, labels, lambda1=0.9 * largest, lambda2=1.0).active.any())
+        True
     """
-    _checks.check_features(features)
+    _check_features(features)
     dual_reg = _checks.check_number("dual_reg", dual_reg)
     if dual_reg and lambda2 is None:
         raise ValueError(f"lambda2 is required where dual_reg is positive; got none, and dual_reg={dual_reg}")
@@ -208,6 +232,14 @@ def duality_gap(
 
     Raises:
         TypeError, ValueError: as in `solve`, and when neither weights nor dual is given.
+
+    Example:
+        >>> import torch, sparsesvm
+        >>> features, labels = torch.tensor([[2.0, 0.0], [-2.0, 0.0]]), torch.tensor([0, 1])
+        >>> guess = torch.tensor([[0.25, 0.0], [-0.25, 0.0]])  # of the minimum, as it happens
+        >>> gap = sparsesvm.duality_gap(features, labels, guess, lambda1=0.1, lambda2=1.0)
+        >>> bool(gap < 1e-5), bool(sparsesvm.duality_gap(features, labels, 2 * guess, lambda1=0.1, lambda2=1.0) > 0.1)
+        (True, True)
     """
     _checks.check_features(features)
     _checks.check_labels(labels, features)
@@ -280,6 +312,13 @@ def regularization_path(
 
     Raises:
         TypeError, ValueError: as in `solve`, and for n_lambdas or min_ratio out of range.
+
+    Example:
+        >>> import torch, sparsesvm
+        >>> features, labels = torch.tensor([[3.0, 1.0], [-3.0, -1.0]]), torch.tensor([0, 1])
+        >>> path = sparsesvm.regularization_path(features, labels, lambda2=1.0, n_lambdas=4)
+        >>> path.solution.active.sum(-1)  # features in use at each penalty
+        tensor([0, 1, 1, 2])
     """
     n_lambdas = _checks.check_integer("n_lambdas", n_lambdas, minimum=1)
     min_ratio = _checks.check_number("min_ratio", min_ratio)
@@ -309,6 +348,12 @@ def regularization_path(
     return RegularizationPath(penalties, Solution(*(torch.stack(field) for field in zip(*solutions, strict=True))))
 
 
+def _check_features(features: Tensor) -> None:
+    _checks.check_features(features, sparse=True)
+    if _sparse.is_sparse(features):
+        _sparse.check(features)
+
+
 def one_hot(labels: Tensor, n_way: int) -> Tensor:
     """Booleans (..., n_way). Not nn.functional.one_hot, which looks at the labels and so cannot be mapped or compiled."""
     return labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)
@@ -319,16 +364,16 @@ def _lambda1_bound(features: Tensor, labels: Tensor, n_way: int, sample_weight: 
     is_class = one_hot(labels, n_way)
     # Y - Lambda for Lambda uniform over the wrong classes.
     wrong = -1 / (n_way - 1) if n_way > 1 else 0.0
-    residual = features.new_full(is_class.shape, wrong).masked_fill(is_class, float(n_way > 1))
+    residual = torch.full(is_class.shape, wrong, dtype=features.dtype, device=features.device).masked_fill(
+        is_class, float(n_way > 1)
+    )
     if not _checks.check_label_range(labels, n_way):
         residual = residual.where(is_class.any(-1, keepdim=True), math.nan)
     if sample_weight is not None:
         sample_weight = sample_weight.to(features.dtype)
         _checks.check_penalty_range("sample_weight", sample_weight)
-        if not _checks.are_positive(sample_weight):
-            features = features.where(sample_weight.unsqueeze(-1) > 0, 0.0)
         residual = residual * sample_weight.unsqueeze(-1)
-    bound = _largest_group_norm(residual, features, group_size)
+    bound = _largest_group_norm(residual, features, group_size, sample_weight)
     _checks.check_finite("features", bound)
     return bound
 
@@ -344,10 +389,16 @@ def _smoothing_share(n_way: int, lambda2: float | Tensor | None, dual_reg: float
     return min(1.0, lambda2 * (n_way - 1) / (dual_reg * n_way))
 
 
-def _largest_group_norm(residual: Tensor, features: Tensor, group_size: int) -> Tensor:
-    """max_G ||(residual^T F)_:G||, rounded up by the bound on the rounding error, so that W is exactly zero from there on."""
+def _largest_group_norm(residual: Tensor, features: Tensor, group_size: int, sample_weight: Tensor | None = None) -> Tensor:
+    """max_G ||(residual^T F)_:G|| over the samples of positive weight, rounded up by the bound on the rounding error, so that W
+    is exactly zero from there on."""
     with torch.autocast(features.device.type, enabled=False):
-        correlation = residual.mT @ features
+        if _sparse.is_sparse(features):
+            correlation = _sparse.correlation(features, residual, sample_weight)
+        else:
+            if sample_weight is not None and not _checks.are_positive(sample_weight):
+                features = features.where(sample_weight.unsqueeze(-1) > 0, 0.0)
+            correlation = residual.mT @ features
     # Squares of large and of small single-precision numbers leave its range.
     largest = reference.group_norms(correlation.double(), group_size).amax(-1)
     return largest * (1 + 4 * features.shape[-2] * torch.finfo(features.dtype).eps)

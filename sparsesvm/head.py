@@ -54,6 +54,16 @@ class SparseSVMHead(FewShotHead):
         last_solution: the `Solution` of the last call, detached: gap, status, active features. With `refit` the second one;
             with "ridge", which needs no solver, the first one, whose `active` are the features kept. Not part of the state
             dict nor of copies. None after a call under `torch.func.vmap`, whose tensors are of no use outside.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm import SparseSVMHead
+        >>> head = SparseSVMHead(lambda1_ratio=0.2)
+        >>> support, query, labels = torch.randn(4, 10, 64), torch.randn(4, 30, 64), (torch.arange(10) % 5).expand(4, -1)
+        >>> head(query, support, labels).shape  # four tasks of five classes
+        torch.Size([4, 30, 5])
+        >>> head.last_solution.active.shape
+        torch.Size([4, 64])
     """
 
     log_lambda1: nn.Parameter | None

@@ -21,7 +21,13 @@ Samples = torch.Tensor | npt.ArrayLike
 
 
 def correlations(factors: Samples, codes: Samples) -> Array:
-    """Absolute Pearson correlations, (n_factors, n_codes)."""
+    """Absolute Pearson correlations, (n_factors, n_codes).
+
+    Example:
+        >>> from sparsesvm import metrics
+        >>> metrics.correlations([[0.0], [1.0], [2.0]], [[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]]).round(6)
+        array([[1., 0.]])
+    """
     z, h = _standardized(factors, "factors"), _standardized(codes, "codes")
     _check_same_samples(z, h)
     return np.minimum(np.abs(z.T @ h) / len(z), 1.0)
@@ -32,6 +38,11 @@ def matching(factors: Samples, codes: Samples) -> npt.NDArray[np.int64]:
 
     Raises:
         ValueError: when there are fewer codes than factors.
+
+    Example:
+        >>> from sparsesvm import metrics
+        >>> metrics.matching([[0, 1], [1, 3], [2, 2]], [[1, 0], [3, 1], [2, 2]])
+        array([1, 0])
     """
     table = correlations(factors, codes)
     if table.shape[1] < table.shape[0]:
@@ -41,14 +52,30 @@ def matching(factors: Samples, codes: Samples) -> npt.NDArray[np.int64]:
 
 def mcc(factors: Samples, codes: Samples) -> float:
     """Mean correlation coefficient in [0, 1]: mean absolute Pearson correlation of factors and codes under the best one-to-one
-    assignment (Hungarian algorithm). One iff every factor is, up to scale and sign, a code of its own."""
+    assignment (Hungarian algorithm). One iff every factor is, up to scale and sign, a code of its own.
+
+    Example:
+        >>> from sparsesvm import metrics
+        >>> factors = [[0.0, 1.0], [1.0, 3.0], [2.0, 2.0]]
+        >>> round(metrics.mcc(factors, [[10 - b, 5 * a] for a, b in factors]), 6)  # order, sign and scale do not matter
+        1.0
+    """
     table = correlations(factors, codes)
     return float(table[np.arange(len(table)), matching(factors, codes)].mean())
 
 
 def linear_r(factors: Samples, codes: Samples) -> float:
     """Linear identifiability in [0, 1]: mean over factors of the multiple correlation sqrt(R^2) of the factor's least-squares
-    regression, with intercept, on all codes. An upper bound of `mcc`."""
+    regression, with intercept, on all codes. An upper bound of `mcc`.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm import metrics
+        >>> factors = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+        >>> mixed = factors @ torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+        >>> round(metrics.linear_r(factors, mixed), 6), metrics.mcc(factors, mixed) < 0.9
+        (1.0, True)
+    """
     z, h = _standardized(factors, "factors"), _standardized(codes, "codes")
     residual = z - h @ _regress(z, h)
     total = (z**2).sum(0)
@@ -75,6 +102,14 @@ def dci(factors: Samples, codes: Samples, *, weighted: bool = True) -> DCI:
     Args:
         weighted: True for the standard averages, weighted by each code's (factor's) share of all importance (Eastwood and
             Williams 2018); False for the plain means of Lachapelle et al. 2023, in which codes that are not used count in full.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm import metrics
+        >>> factors = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+        >>> scores = metrics.dci(factors, -2 * factors)
+        >>> [round(score, 6) for score in scores]
+        [1.0, 1.0, 1.0]
     """
     z, h = _standardized(factors, "factors"), _standardized(codes, "codes")
     coefficients = _regress(z, h)
@@ -89,6 +124,11 @@ def importance_scores(importance: Samples, *, weighted: bool = True) -> tuple[fl
 
     A code (factor) without any importance scores zero. With a single factor every code in use is disentangled, with a single
     code every factor in use is complete.
+
+    Example:
+        >>> from sparsesvm import metrics
+        >>> metrics.importance_scores([[1.0, 0.0], [0.0, 1.0]])
+        (1.0, 1.0)
     """
     table = _as_array(importance, "importance")
     if (table < 0).any():
@@ -98,7 +138,13 @@ def importance_scores(importance: Samples, *, weighted: bool = True) -> tuple[fl
 
 
 def sparsity(weights: Samples) -> float:
-    """Share of exact zeros among the weights of task predictors, (..., n_features)."""
+    """Share of exact zeros among the weights of task predictors, (..., n_features).
+
+    Example:
+        >>> from sparsesvm import metrics
+        >>> metrics.sparsity([[0.0, 1.0], [0.0, 0.0]])
+        0.75
+    """
     values = weights.detach() if isinstance(weights, torch.Tensor) else torch.from_numpy(np.array(weights))
     return float((values == 0).double().mean())
 

@@ -87,12 +87,14 @@ std::vector<std::string> simd_levels() {
 
 template <typename T>
 index solve_workspace(const Batch<T>& batch, int n_threads) {
-  return share(kernels<T>().solve_workspace(batch)) * thread_count(batch.n_tasks, n_threads);
+  const auto measure = batch.sparse ? kernels<T>().sparse_solve_workspace : kernels<T>().solve_workspace;
+  return share(measure(batch)) * thread_count(batch.n_tasks, n_threads);
 }
 
 template <typename T>
 void solve(const SolveArguments<T>& arguments, void* workspace, index bytes, int n_threads) {
-  over_tasks(arguments, kernels<T>().solve, share(kernels<T>().solve_workspace(arguments.batch)), workspace, bytes, n_threads);
+  const auto work = arguments.batch.sparse ? kernels<T>().sparse_solve : kernels<T>().solve;
+  over_tasks(arguments, work, solve_workspace(arguments.batch, 1), workspace, bytes, n_threads);
 }
 
 template <typename T>

@@ -3,6 +3,7 @@
 
 #include "core/svm/dual_solver.h"
 #include "core/svm/implicit_diff.h"
+#include "core/svm/sparse_solver.h"
 #include "cpu/passes.h"
 
 namespace sparsesvm {
@@ -19,6 +20,20 @@ template <typename T>
 void solve(const SolveArguments<T>& arguments, index task, void* workspace, index bytes) {
   Arena arena(workspace, bytes);
   DualSolver<Passes, T> solver(arguments.batch, arena);
+  solver.solve(arguments, task);
+}
+
+template <typename T>
+index sparse_solve_workspace(const Batch<T>& batch) {
+  Arena arena(nullptr, 0);
+  SparseSolver<Passes, T> solver(batch, arena);
+  return arena.used();
+}
+
+template <typename T>
+void sparse_solve(const SolveArguments<T>& arguments, index task, void* workspace, index bytes) {
+  Arena arena(workspace, bytes);
+  SparseSolver<Passes, T> solver(arguments.batch, arena);
   solver.solve(arguments, task);
 }
 
@@ -44,7 +59,7 @@ void jvp(const JvpArguments<T>& arguments, index task, void* workspace, index by
 }
 
 template <typename T>
-constexpr Kernels<T> table{solve_workspace<T>, solve<T>, diff_workspace<T>, vjp<T>, jvp<T>};
+constexpr Kernels<T> table{solve_workspace<T>, solve<T>, sparse_solve_workspace<T>, sparse_solve<T>, diff_workspace<T>, vjp<T>, jvp<T>};
 
 }  // namespace
 

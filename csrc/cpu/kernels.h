@@ -9,6 +9,8 @@ template <typename T>
 struct Kernels {
   index (*solve_workspace)(const Batch<T>&);  // bytes for one task
   void (*solve)(const SolveArguments<T>&, index task, void* workspace, index bytes);
+  index (*sparse_solve_workspace)(const Batch<T>&);
+  void (*sparse_solve)(const SolveArguments<T>&, index task, void* workspace, index bytes);
   index (*diff_workspace)(const Batch<T>&);
   void (*vjp)(const VjpArguments<T>&, index task, void* workspace, index bytes);
   void (*jvp)(const JvpArguments<T>&, index task, void* workspace, index bytes);

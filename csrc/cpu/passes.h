@@ -134,6 +134,12 @@ struct Native<float> {
 };
 
 struct Passes {
+  // Calls body(part) for all parts, on several threads where the work is worth it.
+  template <class Body>
+  static void over_parts(index parts, index work, const Body& body) {
+    sparsesvm::over_parts(parts, work, body);
+  }
+
   // out[a * out_stride + b] += scale * <left[a], right + b * right_stride>, for rows of the given length; in the precision of `right`.
   template <typename T, typename S>
   static void add_products(const T* const* left, index n_left, const S* right, index right_stride, index n_right, index length,

@@ -57,7 +57,14 @@ class Encoder(nn.Module):
 
 
 def mlp_encoder(n_inputs: int, n_features: int, width: int = 128) -> Encoder:
-    """Two hidden layers of the given width, for vectors."""
+    """Two hidden layers of the given width, for vectors.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.bilevel.encoders import mlp_encoder
+        >>> mlp_encoder(n_inputs=20, n_features=6)(torch.randn(4, 50, 20)).shape  # four tasks of fifty samples
+        torch.Size([4, 50, 6])
+    """
     n_inputs = _checks.check_integer("n_inputs", n_inputs, minimum=1)
     layers = (nn.Linear(n_inputs, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2))
     return Encoder(nn.Sequential(*layers, nn.Linear(width, n_features)), n_features)
@@ -69,6 +76,12 @@ def conv_encoder(resolution: int, n_features: int, channels: int = 3) -> Encoder
 
     Raises:
         ValueError: for another resolution.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.bilevel.encoders import conv_encoder
+        >>> conv_encoder(resolution=32, n_features=6)(torch.rand(2, 5, 3, 32, 32)).shape
+        torch.Size([2, 5, 6])
     """
     if _checks.check_integer("resolution", resolution, minimum=16) % 16:
         raise ValueError(f"resolution must be a multiple of 16; got {resolution}")
@@ -104,6 +117,12 @@ def spatial_encoder(n_features: int, channels: int = 3) -> Encoder:
 
     What a thing looks like and where it is come apart by construction, so that codes hold for combinations that were rarely or
     never seen in training, as under correlated factors.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.bilevel.encoders import spatial_encoder
+        >>> spatial_encoder(n_features=6)(torch.rand(2, 5, 3, 20, 28)).shape
+        torch.Size([2, 5, 6])
     """
     body = nn.Sequential(
         *(nn.Conv2d(channels, 32, 4, 2, 1), nn.ReLU(), nn.Conv2d(32, 32, 4, 2, 1), nn.ReLU()),

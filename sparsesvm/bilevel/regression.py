@@ -88,6 +88,13 @@ def sparse_regression(
 
     Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem of the bi-level formulation. Formulas and
     certificate: docs/bilevel.md.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.bilevel import sparse_regression
+        >>> features, targets = 2 * torch.eye(4), torch.tensor([1.0, -1.0, 0.1, 0.0])
+        >>> sparse_regression(features, targets, lambda_ratio=0.5).weights
+        tensor([ 0.2500, -0.2500,  0.0000,  0.0000])
     """
     features, targets, vector = _check_data(features, targets)
     _checks.check_device(features, USABLE_DEVICES)
@@ -121,6 +128,12 @@ def lambda_max(features: Tensor, targets: Tensor) -> Tensor:
 
     Raises:
         TypeError, ValueError: as in `sparse_regression`.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.bilevel import lambda_max
+        >>> lambda_max(2 * torch.eye(4), torch.tensor([1.0, -1.0, 0.1, 0.0]))
+        tensor(0.5000)
     """
     features, targets, _ = _check_data(features, targets)
     exact = _largest_correlation(features, targets)
@@ -148,6 +161,12 @@ def ridge_regression(
 
     Raises:
         TypeError, ValueError: naming the argument, what was required and what was given.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.bilevel import ridge_regression
+        >>> ridge_regression(2 * torch.eye(4), torch.tensor([1.0, -1.0, 0.1, 0.0]), lambda2=1.0)
+        tensor([ 0.2500, -0.2500,  0.0250,  0.0000])
     """
     features, targets, vector = _check_data(features, targets)
     if (lambda2 is None) == (lambda_ratio is None):

@@ -255,6 +255,13 @@ def check_supports(supports: Tensor | Iterable[Iterable[int]], n_factors: int | 
         TypeError, ValueError: for factors out of range, or sets without n_factors.
 
     Source: Lachapelle et al. 2023 (arXiv 2211.14666), the assumption of sufficient support variability.
+
+    Example:
+        >>> from sparsesvm.bilevel.tasks import check_supports
+        >>> check_supports([{0}, {1}, {0, 2}, {1, 2}], n_factors=3).satisfied
+        True
+        >>> check_supports([{0, 1}, {2}], n_factors=3).entangled  # no task tells the first two apart
+        {0: (1,), 1: (0,)}
     """
     if isinstance(supports, Tensor):
         if supports.dtype != torch.bool or supports.dim() != 2:
@@ -282,7 +289,15 @@ def check_supports(supports: Tensor | Iterable[Iterable[int]], n_factors: int | 
 
 def noisy_targets(factors: Tensor, weights: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     """Targets W z + noise: (..., n_samples, n_outputs) from factors (..., n_samples, n_factors) and weights (..., n_outputs,
-    n_factors). `noise` is the ratio of the norms of noise and signal, in each task and output; 0.1 is one percent of energy."""
+    n_factors). `noise` is the ratio of the norms of noise and signal, in each task and output; 0.1 is one percent of energy.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.bilevel.tasks import noisy_targets
+        >>> factors, weights = torch.eye(3), torch.tensor([[1.0, 0.0, 2.0]])
+        >>> noisy_targets(factors, weights, noise=0.0, generator=torch.Generator()).flatten()
+        tensor([1., 0., 2.])
+    """
     signal: Tensor = factors @ weights.mT
     raw = torch.randn(signal.shape, generator=generator, dtype=signal.dtype)
     scale: Tensor = signal.norm(dim=-2, keepdim=True) / raw.norm(dim=-2, keepdim=True)

@@ -116,6 +116,15 @@ def train(
             in multi-task learning.
         seed: of the tasks drawn.
         after_step: called with each step's loss, e.g. to move a progress bar.
+
+    Example:
+        >>> from sparsesvm.bilevel.encoders import mlp_encoder
+        >>> from sparsesvm.bilevel.learners import InnerLasso
+        >>> from sparsesvm.bilevel.tasks import BernoulliSupport
+        >>> from sparsesvm.bilevel.training import TaskSource, train
+        >>> from sparsesvm.factors import BoxGaussian, RandomMLP
+        >>> source = TaskSource(BoxGaussian(4), RandomMLP(4, 10), BernoulliSupport(4))
+        >>> train(mlp_encoder(10, 4), InnerLasso(0.1), source, steps=2)
     """
     steps = _checks.check_integer("steps", steps, minimum=1)
     generator = torch.Generator().manual_seed(seed)
@@ -154,6 +163,16 @@ def validation_error(
     With as many samples as in training every linearly equivalent representation predicts alike, so the training loss cannot
     tell them apart; with few it can. Every task has observations of its own. The predictor is the learner's kind, with the best
     penalty of a grid (`Learner.variants`), the same for every encoder. No true factor is looked at.
+
+    Example:
+        >>> from sparsesvm.bilevel.encoders import mlp_encoder
+        >>> from sparsesvm.bilevel.learners import InnerRidge
+        >>> from sparsesvm.bilevel.tasks import BernoulliSupport
+        >>> from sparsesvm.bilevel.training import TaskSource, validation_error
+        >>> from sparsesvm.factors import BoxGaussian, RandomMLP
+        >>> source = TaskSource(BoxGaussian(4), RandomMLP(4, 10), BernoulliSupport(4))
+        >>> validation_error(mlp_encoder(10, 4).eval(), InnerRidge(), source, seed=0, n_tasks=8) > 0
+        True
     """
     generator = torch.Generator().manual_seed(seed)
     batch = replace(source, sharing=1).draw(generator, n_tasks, n_support + n_query)
@@ -164,7 +183,16 @@ def validation_error(
 
 
 def encode(encoder: Encoder, mixing: Callable[[Tensor], Tensor], factors: Tensor) -> Tensor:
-    """Codes (n, n_features) of the observations of factors (n, n_factors), by the running averages of the normalisation."""
+    """Codes (n, n_features) of the observations of factors (n, n_factors), by the running averages of the normalisation.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.bilevel.encoders import mlp_encoder
+        >>> from sparsesvm.bilevel.training import encode
+        >>> from sparsesvm.factors import RandomMLP
+        >>> encode(mlp_encoder(10, 4), RandomMLP(4, 10), torch.randn(100, 4)).shape
+        torch.Size([100, 4])
+    """
     encoder.eval()
     with torch.no_grad():
         return torch.cat([encoder(mixing(part).unsqueeze(0)).squeeze(0) for part in factors.split(_CHUNK)])
@@ -178,7 +206,18 @@ class Unmixing(NamedTuple):
 
 
 def independent_components(codes: Tensor, seed: int = 0) -> Unmixing:
-    """FastICA (logcosh) fitted to codes (n, n_features). Where it does not converge, as on Gaussian codes, the last iterate."""
+    """FastICA (logcosh) fitted to codes (n, n_features). Where it does not converge, as on Gaussian codes, the last iterate.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm import metrics
+        >>> from sparsesvm.bilevel.training import independent_components
+        >>> factors = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0))
+        >>> mixed = factors @ torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+        >>> found = independent_components(mixed)
+        >>> metrics.mcc(factors, found.unmix(mixed)) > 0.98
+        True
+    """
     model = FastICA(whiten="unit-variance", fun="logcosh", max_iter=500, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is returned
@@ -201,7 +240,15 @@ class Scores(NamedTuple):
 
 
 def score(factors: Tensor, codes: Tensor) -> Scores:
-    """All metrics of one representation."""
+    """All metrics of one representation.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.bilevel.training import score
+        >>> factors = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+        >>> round(score(factors, factors.flip(1)).mcc, 6)
+        1.0
+    """
     plain = metrics.dci(factors, codes, weighted=False)
     return Scores(
         metrics.mcc(factors, codes),

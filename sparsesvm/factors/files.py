@@ -39,6 +39,15 @@ def load_3dshapes(path: str | PathLike[str]) -> FactorData:
     Raises:
         ModuleNotFoundError: without h5py.
         ValueError: when the file holds other arrays.
+
+    Example:
+        >>> import h5py, numpy
+        >>> from sparsesvm.factors import load_3dshapes
+        >>> with h5py.File("3dshapes.h5", "w") as file:  # as the real one, but smaller
+        ...     file["images"] = numpy.zeros((2, 64, 64, 3), numpy.uint8)
+        ...     file["labels"] = numpy.array([[0.0] * 6, [1.0] * 6])
+        >>> load_3dshapes("3dshapes.h5").images.shape
+        torch.Size([2, 3, 64, 64])
     """
     try:
         import h5py
@@ -55,6 +64,16 @@ def load_dsprites(path: str | PathLike[str]) -> FactorData:
 
     Raises:
         ValueError: when the file holds other arrays.
+
+    Example:
+        >>> import numpy
+        >>> from sparsesvm.factors import load_dsprites
+        >>> values = numpy.array([[1.0] * 6, [2.0] * 6])
+        >>> images = numpy.ones((2, 64, 64), numpy.uint8)  # the real file has 737,280
+        >>> numpy.savez("dsprites.npz", imgs=images, latents_values=values)
+        >>> load_dsprites("dsprites.npz").factors
+        tensor([[-1., -1., -1., -1., -1.],
+                [ 1.,  1.,  1.,  1.,  1.]])
     """
     with np.load(path, allow_pickle=False) as file:
         _require(file, ("imgs", "latents_values"), path)
@@ -68,6 +87,13 @@ def load_mpi3d(path: str | PathLike[str]) -> FactorData:
 
     Raises:
         ValueError: when the file holds no such array, or of another length.
+
+    Example:
+        >>> import numpy
+        >>> from sparsesvm.factors import load_mpi3d
+        >>> numpy.savez("mpi3d.npz", images=numpy.zeros((460_800, 1, 1, 3), numpy.uint8))  # as the real one, but a pixel each
+        >>> load_mpi3d("mpi3d.npz").factors.shape
+        torch.Size([460800, 7])
     """
     with np.load(path, allow_pickle=False) as file:
         _require(file, ("images",), path)

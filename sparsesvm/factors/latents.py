@@ -111,6 +111,13 @@ def grid_probabilities(factors: Tensor, rho: float, structure: str = "equal") ->
     Args:
         factors: (n_samples, n_factors), standardised.
         rho, structure: as in `Gaussian`.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.factors import grid_probabilities
+        >>> grid = torch.cartesian_prod(torch.tensor([-1.0, 1.0]), torch.tensor([-1.0, 1.0]))
+        >>> grid_probabilities(grid, rho=0.5)  # equal signs are likelier
+        tensor([0.3957, 0.1043, 0.1043, 0.3957], dtype=torch.float64)
     """
     precision = torch.linalg.inv(correlation_matrix(factors.shape[1], rho, structure))
     values = factors.double()

@@ -34,6 +34,15 @@ def load_omniglot(path: str | PathLike[str]) -> LabelledImages:
 
     Raises:
         ValueError: when an array is missing.
+
+    Example:
+        >>> import numpy
+        >>> from sparsesvm.factors import load_omniglot
+        >>> numbers = {"alphabet": [0, 0], "character": [0, 1], "drawer": [0, 0]}
+        >>> numpy.savez("omniglot.npz", images28=numpy.zeros((2, 28, 28), numpy.uint8), **numbers)
+        >>> load_omniglot("omniglot.npz").labels
+        tensor([[0, 0, 0],
+                [0, 1, 0]])
     """
     with np.load(path, allow_pickle=False) as file:
         return _read(file, path, "images28", ("alphabet", "character", "drawer"))
@@ -45,6 +54,14 @@ def load_spoken_digits(path: str | PathLike[str]) -> LabelledImages:
 
     Raises:
         ValueError: when an array is missing.
+
+    Example:
+        >>> import numpy
+        >>> from sparsesvm.factors import load_spoken_digits
+        >>> pictures = numpy.zeros((2, 32, 32), numpy.uint8)
+        >>> numpy.savez("spoken.npz", images32=pictures, digit=[3, 4], speaker=[0, 0], speaker_names=["jackson"])
+        >>> load_spoken_digits("spoken.npz").values[1]
+        ('jackson',)
     """
     with np.load(path, allow_pickle=False) as file:
         return _read(file, path, "images32", ("digit", "speaker"))

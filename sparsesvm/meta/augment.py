@@ -119,7 +119,15 @@ class _Warp(NamedTuple):
 
 
 def rotate_classes(images: Tensor, quarters: Tensor) -> Tensor:
-    """Images (n, channels, height, width), each turned by its number of quarter turns (n,) in 0 to 3; needs square images."""
+    """Images (n, channels, height, width), each turned by its number of quarter turns (n,) in 0 to 3; needs square images.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.meta import rotate_classes
+        >>> image = torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]])
+        >>> rotate_classes(image, torch.tensor([1])).flatten()  # a quarter turn to the left
+        tensor([1., 0., 0., 0.])
+    """
     turned = images
     for quarter in (1, 2, 3):
         chosen = quarters == quarter

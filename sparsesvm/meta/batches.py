@@ -52,6 +52,16 @@ def collate(episodes: Sequence[Episode], support_sets: int = 1) -> EpisodeBatch:
 
     With several `support_sets`, each episode makes so many tasks of the same images: in the first its own one, in the next one
     the first queries of every class are the support set, and so on. A class needs `support_sets` times its shots.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.meta import Episode, collate
+        >>> images = torch.rand(6, 1, 8, 8)
+        >>> small = Episode(images[:2], torch.tensor([0, 1]), images[2:4], torch.tensor([0, 1]), n_way=2)
+        >>> large = Episode(images[:3], torch.tensor([0, 1, 2]), images[3:], torch.tensor([0, 1, 2]), n_way=3)
+        >>> collate([small, large]).support_weight
+        tensor([[1., 1., 0.],
+                [1., 1., 1.]])
     """
     sizes = {tuple(part.shape[1:]) for e in episodes for part in (e.support_images, e.query_images)}
     if len(sizes) != 1:

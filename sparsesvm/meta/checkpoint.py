@@ -66,5 +66,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not content.get("sparsesvm", {}).get("configuration"):
-        raise DataError(f"{path} is not a checkpoint of `sparsesvm fit`: it does not say how its learner was made")
+        raise DataError(
+            f"{path} is not a checkpoint of `sparsesvm fit`: it does not say how its learner was made. "
+            "Load the weights of a learner made in Python with MetaLearner.load_from_checkpoint(path, encoder=..., head=...)."
+        )
     return content

@@ -36,6 +36,10 @@ def run(arguments: Sequence[str]) -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    if {"-h", "--help"} & {*arguments[1:]}:
+        print(help_of(arguments[0]))
+        return
+    arguments = ["--help" if argument == "--help-all" else argument for argument in arguments]
     try:
         Command(
             MetaLearner,
@@ -64,13 +68,56 @@ def _comes_from(error: BaseException, package: str) -> bool:
     return str(frame.f_globals.get("__name__")).startswith(f"{package}.")
 
 
+# The options that most runs need: name and value, meaning, and the commands that have it.
+OPTIONS = (
+    ("--config NAME", "digits, folders, omniglot-small, ... or a YAML file", "fit validate test predict"),
+    ("--root PATH", "where the images are", "fit validate test predict"),
+    ("--split 0.6,0.2,0.2", "shares of the classes for training, validation, test (folders)", "fit validate test"),
+    ("--ckpt_path FILE", "the checkpoint; for fit, last goes on where a run stopped", "fit validate test predict"),
+    ("--trainer.default_root_dir FOLDER", "where the results go", "fit validate test predict"),
+    ("--trainer.max_epochs N", "length of the training", "fit"),
+    ("--trainer.devices N", "processes, together with --trainer.strategy ddp", "fit"),
+    ("--seed_everything N", "of all random draws", "fit validate test"),
+    ("--model.encoder CLASS", "sparsesvm.meta.Conv4, ResNet12, R2D2 or yours", "fit"),
+    ("--model.head CLASS", "sparsesvm.SparseSVMHead, RidgeHead, PrototypeHead or yours", "fit"),
+    ("--model.head.lambda1_ratio R", "its sparsity; likewise all options of a class", "fit"),
+    ("--model.learning_rate R", "its largest value", "fit"),
+    ("--data.n_way N", "classes of an episode; samples: --data.n_shot, --data.n_query", "fit"),
+    ("--data.episodes_per_epoch N", "episodes of an epoch", "fit"),
+    ("--data.val SETTINGS", "'[{n_way: 5, n_shot: 1}]'; how often: --data.val_episodes", "validate"),
+    ("--data.test SETTINGS", "'[{n_way: 5, n_shot: 1}]'; how often: --data.test_episodes", "test"),
+    ("--data.predict_support FOLDER", "a folder of images per class, or an .npz file", "predict"),
+    ("--data.predict_query FOLDER", "the images to classify", "predict"),
+    ("--print_config", "print the whole configuration, to edit and give as --config", "fit validate test predict"),
+)
+PURPOSES = {
+    "fit": "Train an encoder through a head on few-shot episodes: checkpoints, logs, a report.",
+    "validate": "Evaluate a checkpoint on the validation split.",
+    "test": "Evaluate a checkpoint on the test split.",
+    "predict": "Classify images from a few images per class; predictions.csv has the answers.",
+}
+
+
+def help_of(command: str) -> str:
+    """The options that matter, on one screen."""
+    lines = [f"usage: sparsesvm {command} --config NAME [--OPTION VALUE ...]", "", PURPOSES[command], ""]
+    lines += [f"  {option:35}{meaning}" for option, meaning, commands in OPTIONS if command in commands.split()]
+    lines += ["", f"All options: sparsesvm {command} --help-all", "Those of a class: --model.head.help sparsesvm.SparseSVMHead"]
+    return "\n".join(lines)
+
+
 def prepare(arguments: Sequence[str]) -> list[str]:
-    """Put the path of a packaged configuration for its name and the reader's root for `--root`; look at a checkpoint."""
+    """Put the path of a packaged configuration for its name and the reader's root and split for `--root` and `--split`; look at a
+    checkpoint."""
     prepared: list[str] = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name == "--root":
             argument = "--data.reader.init_args.root" + equals + value
+        elif name == "--split":
+            argument = "--data.reader.init_args.split" + equals + _listing(value)
+        elif prepared and prepared[-1] == "--data.reader.init_args.split":
+            argument = _listing(argument)
         elif name == "--config" and equals:
             argument = f"--config={find_config(value)}"
         elif prepared and prepared[-1] in ("--config", "-c"):
@@ -90,8 +137,16 @@ def find_config(name: str) -> str:
     packaged = CONFIGS / f"{name}.yaml"
     if packaged.is_file():
         return str(packaged)
-    known = sorted(entry.name.removesuffix(".yaml") for entry in CONFIGS.iterdir() if entry.name.endswith(".yaml"))
-    raise DataError(f"config must be a file or one of {', '.join(known)}; got {name}")
+    raise DataError(f"config must be a file or one of {', '.join(_packaged())}; got {name}")
+
+
+def _packaged() -> list[str]:
+    return sorted(entry.name.removesuffix(".yaml") for entry in CONFIGS.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _listing(numbers: str) -> str:
+    """0.6,0.2,0.2 as a list that the parser understands."""
+    return f"[{numbers}]" if numbers and not numbers.startswith("[") else numbers
 
 
 class _Parser(LightningArgumentParser):

@@ -107,12 +107,23 @@ class ClassFolders(Reader):
         size: images are resized and cropped to squares of this side.
         channels: 3 colour, 1 grey.
         invert: turn dark on light into light on dark, e.g. for drawings.
+        split: for a `root` that holds a folder per class and no splits: the shares of the classes for training, validation and
+            test, which add up to 1. Which class goes where depends on the names of the classes alone.
     """
 
-    def __init__(self, root: str, size: int = 84, channels: int = 3, invert: bool = False) -> None:
+    def __init__(
+        self,
+        root: str,
+        size: int = 84,
+        channels: int = 3,
+        invert: bool = False,
+        split: tuple[float, float, float] | None = None,
+    ) -> None:
+        if split is not None and (len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6):
+            raise ValueError(f"split must be three shares >= 0 that add up to 1, such as 0.6, 0.2, 0.2; got {split}")
         if size < 1 or channels not in (1, 3):
             raise ValueError(f"size must be positive and channels 1 or 3; got {size} and {channels}")
-        self.root, self.size, self.channels, self.invert = root, size, channels, invert
+        self.root, self.size, self.channels, self.invert, self.split = root, size, channels, invert, split
 
     def open(self, paths: Sequence[Path]) -> Tensor:
         images = torch.stack([read_image(path, self.size, self.channels) for path in paths])
@@ -124,17 +135,34 @@ class ClassFolders(Reader):
         if not root.is_dir():
             raise DataError(f"root must be a folder of images; {root} is not there")
         folder, table, names = root / split, root / f"{split}.csv", root / f"{split}.txt"
-        if folder.is_dir():
+        if self.split is not None:
+            classes = _part(root, SPLITS.index(split), self.split)
+        elif folder.is_dir():
             classes = find_folders(folder)
         elif table.is_file():
             classes = _read_table(table, root / "images")
         elif names.is_file():
             classes = _named_folders(names, root)
         else:
-            raise DataError(f"no {split} split in {root}: neither folder {folder.name}/ nor file {table.name} nor {names.name}")
+            raise DataError(
+                f"no {split} split in {root}: neither folder {folder.name}/ nor file {table.name} nor {names.name}. "
+                "A folder per class and no more is read with `split`, the shares of the classes."
+            )
         paths = [path for files in classes.values() for path in files]
         labels = [label for label, files in enumerate(classes.values()) for _ in files]
         return ImageSet(Files(paths, self), labels, list(classes))
+
+
+def _part(root: Path, number: int, shares: Sequence[float]) -> dict[str, list[Path]]:
+    """The classes of one of the splits, which have these shares of all."""
+    held = [split for split in SPLITS if (root / split).is_dir()]
+    if held:
+        raise DataError(f"split is for a folder per class; this root holds {', '.join(held)}. Leave split out to use them.")
+    classes = find_folders(root)
+    names = sorted(classes)
+    np.random.default_rng(0).shuffle(names)
+    first, last = (round(len(names) * sum(shares[:end])) for end in (number, number + 1))
+    return {name: classes[name] for name in sorted(names[first:last])}
 
 
 def _read_table(table: Path, folder: Path) -> dict[str, list[Path]]:

@@ -55,7 +55,14 @@ class Score:
 
 
 def default_methods(features: Tensor, ratio: float = 0.2) -> dict[str, Method]:
-    """The sparse SVM at lambda1_ratio `ratio`, with and without refit, and the usual dense heads, on the same features."""
+    """The sparse SVM at lambda1_ratio `ratio`, with and without refit, and the usual dense heads, on the same features.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.meta import default_methods
+        >>> list(default_methods(torch.rand(20, 5)))
+        ['sparse SVM 0.2', 'sparse SVM 0.2, refit', 'SVM', 'ridge', 'prototype']
+    """
     heads: dict[str, Head] = {
         f"sparse SVM {ratio:g}": SparseSVMHead(ratio),
         f"sparse SVM {ratio:g}, refit": SparseSVMHead(ratio, refit=True),
@@ -76,7 +83,15 @@ def at_ratio(head: SparseSVMHead, ratio: float) -> SparseSVMHead:
 
 
 def embed(learner: MetaLearner, images: ImageSet, copies: int = 0) -> Tensor:
-    """Features (n, n_features) of all images, in evaluation mode; the mean over an image and so many changed copies of it."""
+    """Features (n, n_features) of all images, in evaluation mode; the mean over an image and so many changed copies of it.
+
+    Example:
+        >>> from sparsesvm import RidgeHead
+        >>> from sparsesvm.meta import Conv4, Digits, MetaLearner, embed
+        >>> learner = MetaLearner(Conv4(channels=1, widths=[4, 4], pool=[True, True]), RidgeHead())
+        >>> embed(learner, Digits().read("test")).shape
+        torch.Size([896, 16])
+    """
     parts = np.array_split(np.arange(len(images)), max(1, len(images) // 256))
     return torch.cat([learner.embed(images.load(part), copies=copies, seed=int(part[0])).cpu() for part in parts])
 
@@ -114,7 +129,18 @@ def score(method: Method, draws: Sequence[Draw], n_way: int) -> Score:
 
 
 def compare(methods: Mapping[str, Method], images: ImageSet, settings: Sequence[Setting], episodes: int, seed: int) -> Comparison:
-    """Evaluate all methods in all settings, on the same episodes."""
+    """Evaluate all methods in all settings, on the same episodes.
+
+    Example:
+        >>> import torch
+        >>> from sparsesvm.meta import Digits, Setting, compare, default_methods
+        >>> images = Digits().read("test")
+        >>> pixels = images.load(range(len(images))).flatten(1).float()
+        >>> methods = {name: method for name, method in default_methods(pixels).items() if name in ("ridge", "prototype")}
+        >>> found = compare(methods, images, [Setting(n_way=5, n_shot=1)], episodes=20, seed=0)
+        >>> found.scores["ridge"]["5-way 1-shot"].accuracy.shape
+        (20,)
+    """
     scores: dict[str, dict[str, Score]] = {name: {} for name in methods}
     for setting in settings:
         draws = draw(setting, images, episodes, seed)
@@ -198,6 +224,14 @@ def read_features(path: str) -> tuple[Tensor, ImageSet]:
     """Frozen embeddings from an `.npz` or `.pt` file with `features` (n, n_features), `labels` (n,) and perhaps `groups` (n,).
 
     Returns them, and a stand-in for the images that carries labels and groups.
+
+    Example:
+        >>> import numpy
+        >>> from sparsesvm.meta import read_features
+        >>> numpy.savez("features.npz", features=numpy.eye(4), labels=["cat", "cat", "dog", "dog"])
+        >>> features, samples = read_features("features.npz")
+        >>> features.shape, samples.class_names
+        (torch.Size([4, 4]), ['cat', 'dog'])
     """
     data = load_arrays(path, ("features", "labels"), ("groups",))
     stored = data["features"]

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import Self
 
 from sparsesvm import FittedHead, SparseSVMHead, _checks
 from sparsesvm.fewshot import FewShotHead
@@ -114,6 +115,29 @@ class MetaLearner(lightning.LightningModule):
         epoch = step / total * (self.trainer.max_epochs or 1)
         reached = [rate for start, rate in sorted(self.schedule.items(), key=lambda item: int(item[0])) if epoch >= int(start)]
         return warm * (reached[-1] / self.learning_rate if reached else 1.0)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **options: Any) -> Self:
+        """The learner that `sparsesvm fit` saved: no arguments besides the path are needed, `map_location` may be given.
+
+        Lightning's own function, which takes the `encoder` and the `head` to load the weights into, where these are given.
+
+        Raises:
+            DataError: if the file does not say how its learner was made, and encoder and head are not given.
+        """
+        if arguments or options.keys() - {"map_location"}:
+            return super().load_from_checkpoint(checkpoint_path, *arguments, **options)
+        from sparsesvm.meta.loading import restore  # which makes learners
+
+        return restore(cls, checkpoint_path).to(options.get("map_location") or "cpu")
+
+    def on_fit_start(self) -> None:
+        """How the learner was made goes to the loggers."""
+        described = {name: str(value) for name, value in (("encoder", type(self.encoder).__name__), ("head", self.head))}
+        numbers = ("optimizer", "learning_rate", "weight_decay", "schedule", "warmup_steps", "label_smoothing", "sparsity_warmup")
+        made: dict[str, Any] = self.configuration or described | {name: getattr(self, name) for name in numbers}
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(made)
 
     def encode(self, images: Tensor) -> Tensor:
         """Features (n, n_features) of images (n, channels, height, width), in float32 under mixed precision too."""

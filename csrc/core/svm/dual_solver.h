@@ -7,6 +7,7 @@
 #include "core/linear_algebra/arena.h"
 #include "core/macros.h"
 #include "core/svm/block_descent.h"
+#include "core/svm/dense_features.h"
 #include "core/svm/dual_state.h"
 #include "core/svm/identification.h"
 #include "core/svm/newton.h"
@@ -51,7 +52,7 @@ class DualSolver {
     // The proximal method takes over the memory of this one, all but the best dual.
     const double* init = arguments.init_dual;
     if (init != nullptr) init += number * arguments.batch.n_samples * task_.k;
-    const Status status = proximal_.solve(task_, init, target, arguments.max_iter, iterations);
+    const Status status = proximal_.solve(arguments.batch, number, task_, init, target, iterations + arguments.max_iter, iterations);
     const double gap = proximal_.gap();
     if (!large && status != Status::converged && best_gap_ < gap) {
       best_is_current_ = false;
@@ -385,7 +386,11 @@ class DualSolver {
       }
     }
     T* dual = arguments.dual + number * batch.n_samples * k;
-    write_absent<Passes>(batch, number, task_.smoothing, state_.w, state_.sample, dual);
+    write_absent(batch, number, task_.smoothing, state_.sample, dual, [&](index i, double* out) {
+      const T* row = batch.features + number * batch.task_stride + i * batch.row_stride;
+      for (index l = 0; l < k; ++l) out[l] = 0;
+      Passes::add_products(&row, 1, state_.w, m, k, m, 1.0, out, k);
+    });
     for (index i = 0; i < task_.n; ++i) {
       for (index l = 0; l < k; ++l) dual[task_.sample[i] * k + l] = static_cast<T>(state_.dual[i * k + l] / task_.weight[i]);
     }
@@ -398,7 +403,7 @@ class DualSolver {
   Task<T> task_;
   double* best_;  // (n, k) dual of the smallest gap
   Arena shared_;  // of the proximal method, over what follows
-  ProximalSolver<Passes, T> proximal_;
+  ProximalSolver<Passes, T, DenseFeatures> proximal_;
   DualState<Passes, T> state_;
   double* absent_;  // (k,) one for a class without samples
   double best_gap_ = 0;

@@ -18,18 +18,18 @@
 
 SPARSESVM_BEGIN
 
-template <class Passes, typename T>
+template <class Passes, typename T, class Features>
 class NewtonSystem {
  public:
-  NewtonSystem(const Batch<T>& batch, const ClassBasis& basis, const FreeSamples& free, Arena& arena)
-      : q_(batch.n_way - 1), k_(batch.n_way), g_(batch.group_size), basis_(basis), free_(free) {
+  NewtonSystem(const Batch<T>& batch, Features& features, const ClassBasis& basis, const FreeSamples& free, Arena& arena)
+      : q_(batch.n_way - 1), k_(batch.n_way), g_(batch.group_size), features_(features), basis_(basis), free_(free) {
     const index n = batch.n_samples, m = batch.n_features;
     const index unknowns = q_ * m, entries = q_ * n;
     const index smaller = unknowns < entries ? unknowns : entries;
     largest_ = smaller < max_factored ? smaller : max_factored;
     const index side = n > m ? n : m;
     square_ = side < max_factored ? side : max_factored;
-    column = arena.take<const T*>(m);
+    column = arena.template take<typename Features::Column>(m);
     unit = arena.take<double>(m * q_);
     along = arena.take<double>(m / g_);
     across = arena.take<double>(m / g_);
@@ -48,15 +48,17 @@ class NewtonSystem {
     conditioned_ = arena.take<double>(m * q_);
     z_ = arena.take<double>(n * q_);
     bent_ = arena.take<double>(n * q_);
+    curvature_ = arena.take<double>(n);
     factor_row_ = arena.take<double>(largest_ * q_);
     coordinate_sample_ = arena.take<index>(largest_);
+    first_coordinate_ = arena.take<index>(n + 1);
   }
 
   // H0 of group p: its inverse is `along` in the direction of the unit block and `across` elsewhere.
-  const T** column;  // (n_columns) each (free samples)
-  double* unit;      // (n_columns, k - 1)
-  double* along;     // (groups) 1 / mu
-  double* across;    // (groups) 1 / (mu + b)
+  typename Features::Column* column;  // (n_columns) over the free samples
+  double* unit;                       // (n_columns, k - 1)
+  double* along;                      // (groups) 1 / mu
+  double* across;                     // (groups) 1 / (mu + b)
   index n_groups = 0;
 
   void set_groups(index count) {
@@ -67,7 +69,8 @@ class NewtonSystem {
   // d = the solution, to a share `accuracy` of the residual where it is iterated.
   void solve(const double* right, double accuracy, double* d) {
     const double primal = primal_cost(), dual = dual_cost(), direct = primal < dual ? primal : dual;
-    const double product = 3 * static_cast<double>(free_.count) * static_cast<double>(4 * n_columns_ * q_ + 10 * k_) + 2000;
+    const double entries = Features::entries(column, n_columns_, free_.count), way = static_cast<double>(k_);
+    const double product = 3 * (4 * entries * static_cast<double>(q_) + 10 * static_cast<double>(free_.count) * way) + 2000;
     double budget = direct / product;
     budget = budget > max_products ? max_products : budget;
     if (budget > worth_trying && !(difficult_ && direct < 1e300)) {
@@ -90,15 +93,12 @@ class NewtonSystem {
   // out (k - 1, free samples) = S F x
   void scores(const double* x, double* out) {
     const index f = free_.count;
-    Passes::combine_rows(column, n_columns_, x, q_, f, z_, f);
+    features_.combine(column, n_columns_, f, x, q_, z_);
     free_.bend(basis_, z_, out);
   }
 
   // out = F' s for s (k - 1, free samples)
-  void pull(const double* s, double* out) const {
-    for (index e = 0; e < n_columns_ * q_; ++e) out[e] = 0;
-    Passes::add_all_products(column, n_columns_, s, free_.count, q_, free_.count, 1.0, out);
-  }
+  void pull(const double* s, double* out) { features_.pull(column, n_columns_, free_.count, s, q_, out); }
 
   // out = F' S F x
   void multiply(const double* x, double* out) {
@@ -148,15 +148,10 @@ class NewtonSystem {
   // Preconditioned by H0 plus the mean diagonal of F' S F in each group.
   bool iterate(const double* right, double accuracy, index limit, double* d) {
     const index size = n_columns_ * q_, f = free_.count;
+    for (index i = 0; i < f; ++i) curvature_[i] = free_.weight[i] * (1 - free_.inverse[i]) / free_.inverse[i];
     for (index p = 0; p < n_groups; ++p) {
       double total = 0;
-      for (index j = p * g_; j < (p + 1) * g_; ++j) {
-        const T* x = column[j];
-        double own = 0;
-#pragma omp simd reduction(+ : own)
-        for (index i = 0; i < f; ++i) own += free_.weight[i] * (1 - free_.inverse[i]) / free_.inverse[i] * static_cast<double>(x[i]) * static_cast<double>(x[i]);
-        total += own;
-      }
+      for (index j = p * g_; j < (p + 1) * g_; ++j) features_.add_square_products(column[j], f, curvature_, 1, &total);
       preconditioner_[p] = total / static_cast<double>(g_ * q_);
     }
     double *r = residual_, *s = conditioned_;
@@ -254,12 +249,14 @@ class NewtonSystem {
   void add_run(index first, index last) {
     const index w = n_columns_, size = w * q_;
     for (index e = 0; e < w * w; ++e) kernel_[e] = 0;
+    double* root = curvature_;
+    for (index i = first; i < last; ++i) root[i] = std::sqrt(free_.weight[i]);
     for (index start = first; start < last; start += panel_width) {
       const index count = last - start < panel_width ? last - start : panel_width;
       for (index j = 0; j < w; ++j) {
-        for (index t = 0; t < count; ++t) {
-          panel_[j * panel_width + t] = std::sqrt(free_.weight[start + t]) * static_cast<double>(column[j][start + t]);
-        }
+        double* row = panel_ + j * panel_width;
+        for (index t = 0; t < count; ++t) row[t] = 0;
+        Features::visit_part(column[j], start, start + count, [=](index i, double x) { row[i - start] = root[i] * x; });
       }
       Passes::add_rank_update(panel_, w, panel_width, count, 1.0, kernel_, w);
     }
@@ -287,7 +284,11 @@ class NewtonSystem {
   void solve_dual(const double* right, double* d) {
     const index f = free_.count, w = n_columns_;
     index size = 0;
-    for (index i = 0; i < f; ++i) size = list_coordinates(i, size);
+    for (index i = 0; i < f; ++i) {
+      first_coordinate_[i] = size;
+      size = list_coordinates(i, size);
+    }
+    first_coordinate_[f] = size;
     for (index e = 0; e < size * size; ++e) matrix_[e] = 0;
     for (index e = 0; e < f * f; ++e) kernel_[e] = 0;
     const index groups_at_once = panel_width / g_ > 0 ? panel_width / g_ : 1;
@@ -310,7 +311,7 @@ class NewtonSystem {
     factor(size);
     // B' H0^-1 r
     divide_penalty(right, d);
-    Passes::combine_rows(column, w, d, q_, f, z_, f);
+    features_.combine(column, w, f, d, q_, z_);
     for (index a = 0; a < size; ++a) {
       double total = 0;
       for (index c = 0; c < q_; ++c) total += factor_row_[a * q_ + c] * z_[c * f + coordinate_sample_[a]];
@@ -322,8 +323,7 @@ class NewtonSystem {
       const index i = coordinate_sample_[a];
       for (index c = 0; c < q_; ++c) bent_[c * f + i] += std::sqrt(free_.weight[i]) * factor_row_[a * q_ + c] * rhs_[a];
     }
-    for (index e = 0; e < w * q_; ++e) image_[e] = 0;
-    Passes::add_all_products(column, w, bent_, f, q_, f, 1.0, image_);
+    pull(bent_, image_);
     for (index e = 0; e < w * q_; ++e) image_[e] = right[e] - image_[e];
     divide_penalty(image_, d);
   }
@@ -351,41 +351,45 @@ class NewtonSystem {
   void add_shared(index first, index last) {
     const index f = free_.count, width = (last - first) * g_;
     for (index i = 0; i < f; ++i) {
-      const double root = std::sqrt(free_.weight[i]);
-      for (index j = 0; j < width; ++j) {
-        panel_[i * panel_stride_ + j] = root * std::sqrt(across[first + j / g_]) * static_cast<double>(column[first * g_ + j][i]);
-      }
+      for (index j = 0; j < width; ++j) panel_[i * panel_stride_ + j] = 0;
+    }
+    for (index j = 0; j < width; ++j) {
+      const double root = std::sqrt(across[first + j / g_]);
+      double* to = panel_ + j;
+      Features::visit(column[first * g_ + j], f, [=](index i, double x) { to[i * panel_stride_] = root * std::sqrt(free_.weight[i]) * x; });
     }
     Passes::add_rank_update(panel_, f, panel_stride_, width, 1.0, kernel_, f);
   }
 
   // matrix_ += the rank-one term of each group.
   void add_units(index first, index last, index size) {
-    for (index a = 0; a < size; ++a) {
-      const index i = coordinate_sample_[a];
-      const double root = std::sqrt(free_.weight[i]);
-      const double* c = factor_row_ + a * q_;
-      for (index p = first; p < last; ++p) {
-        double total = 0;
-        for (index j = p * g_; j < (p + 1) * g_; ++j) {
-          double inner = 0;
-          for (index b = 0; b < q_; ++b) inner += c[b] * unit[j * q_ + b];
-          total += inner * static_cast<double>(column[j][i]);
-        }
-        strip_[a * panel_width + p - first] = root * std::sqrt(along[p] - across[p]) * total;
+    for (index p = first; p < last; ++p) {
+      const double root = std::sqrt(along[p] - across[p]);
+      double* to = strip_ + p - first;
+      for (index a = 0; a < size; ++a) to[a * panel_width] = 0;
+      for (index j = p * g_; j < (p + 1) * g_; ++j) {
+        Features::visit(column[j], free_.count, [=](index i, double x) {
+          const double scaled = root * std::sqrt(free_.weight[i]) * x;
+          for (index a = first_coordinate_[i]; a < first_coordinate_[i + 1]; ++a) {
+            double inner = 0;
+            for (index b = 0; b < q_; ++b) inner += factor_row_[a * q_ + b] * unit[j * q_ + b];
+            to[a * panel_width] += scaled * inner;
+          }
+        });
       }
     }
     Passes::add_rank_update(strip_, size, panel_width, last - first, 1.0, matrix_, size);
   }
 
   index q_, k_, g_, panel_stride_ = 0;
+  Features& features_;
   const ClassBasis& basis_;
   const FreeSamples& free_;
   index n_columns_ = 0, largest_ = 0, square_ = 0;
   bool difficult_ = false;
   double *preconditioner_, *matrix_, *kernel_, *panel_, *strip_, *block_, *rhs_, *diagonal_, *residual_, *direction_, *image_, *conditioned_, *z_, *bent_,
-      *factor_row_;
-  index *coordinate_sample_;
+      *curvature_, *factor_row_;
+  index *coordinate_sample_, *first_coordinate_;
 };
 
 SPARSESVM_END

@@ -9,18 +9,16 @@
 
 SPARSESVM_BEGIN
 
-// Samples of weight zero take the probabilities they would have if their weight grew. Their features may be anything. `weights` (k, m)
-// are those of task `number`, `scratch` (2 k).
-template <class Passes, typename T>
-void write_absent(const Batch<T>& batch, index number, double smoothing, const double* weights, double* scratch, T* dual) {
-  const index k = batch.n_way, m = batch.n_features;
+// Samples of weight zero take the probabilities they would have if their weight grew. Their features may be anything. `score_of(i, out)`
+// gives the k scores of sample i of task `number`; `scratch` (2 k).
+template <typename T, class ScoreOf>
+void write_absent(const Batch<T>& batch, index number, double smoothing, double* scratch, T* dual, const ScoreOf& score_of) {
+  const index k = batch.n_way;
   double *scores = scratch, *best = scratch + k;
   for (index i = 0; i < batch.n_samples; ++i) {
     if (batch.sample_weight[number * batch.n_samples + i] > 0) continue;
-    const T* row = batch.features + number * batch.task_stride + i * batch.row_stride;
     const index label = batch.labels[number * batch.n_samples + i];
-    for (index l = 0; l < k; ++l) scores[l] = 0;
-    Passes::add_products(&row, 1, weights, m, k, m, 1.0, scores, k);
+    score_of(i, scores);
     for (index l = 0; l < k; ++l) {
       if (!(std::fabs(scores[l]) <= 1e300)) scores[l] = 0;
     }

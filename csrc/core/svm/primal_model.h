@@ -20,14 +20,16 @@
 
 SPARSESVM_BEGIN
 
-template <class Passes, typename T>
+template <class Passes, typename T, class Features>
 class PrimalModel {
  public:
-  PrimalModel(const Batch<T>& batch, const ClassBasis& basis, const FreeSamples& free, Arena& arena)
-      : k_(batch.n_way), q_(batch.n_way - 1), g_(batch.group_size), basis_(basis), free_(free), system_(batch, basis, free, arena) {
+  using Column = typename Features::Column;
+
+  PrimalModel(const Batch<T>& batch, Features& features, const ClassBasis& basis, const FreeSamples& free, Arena& arena)
+      : k_(batch.n_way), q_(batch.n_way - 1), g_(batch.group_size), features_(features), basis_(basis), free_(free),
+        system_(batch, features, basis, free, arena) {
     const index n = batch.n_samples, m = batch.n_features, k = k_;
-    columns_ = arena.take<T>(n * m);
-    column_ = arena.take<const T*>(m);
+    column_ = arena.template take<Column>(m);
     moved_ = arena.take<double>(m * q_);
     gradient_ = arena.take<double>(m * q_);
     curvature_ = arena.take<double>(m / g_);
@@ -37,7 +39,7 @@ class PrimalModel {
     right_ = arena.take<double>(m * q_);
     image_ = arena.take<double>(m * q_);
     scores_ = arena.take<double>(n * k);
-    wide_ = arena.take<double>(3 * n);
+    wide_ = arena.take<double>(2 * n);
     weights_ = arena.take<double>(n * k);
     local_ = arena.take<double>(g_ * q_);
     small_ = arena.take<double>(4 * k);
@@ -46,12 +48,12 @@ class PrimalModel {
   // Another inner problem comes.
   void forget() { system_.forget(); }
 
-  // Changes `w` (n_groups * group_size, k - 1) by a step of the model; `rows` are the columns of the working set over all samples, g
+  // Changes `w` (n_groups * group_size, k - 1) by a step of the model; `opened` are the columns of the working set over all samples, g
   // the gradient of the smooth part there, mu (n_groups) the curvature of its penalty.
-  void step(const T* const* rows, index n_groups, const double* g, const double* mu, double lambda1, double accuracy, double* w) {
+  void step(const Column* opened, index n_groups, const double* g, const double* mu, double lambda1, double accuracy, double* w) {
     n_groups_ = n_groups;
     const index size = n_groups * g_ * q_;
-    gather(rows);
+    features_.select(opened, n_groups * g_, free_.sample, free_.count, column_);
     for (index e = 0; e < size; ++e) moved_[e] = 0;
     sweep(g, mu, lambda1, w);
     gradient_after(g, mu, size);
@@ -59,26 +61,17 @@ class PrimalModel {
   }
 
  private:
-  // Free samples of the columns, in the order of the runs.
-  void gather(const T* const* rows) {
-    const index f = free_.count;
-    for (index j = 0; j < n_groups_ * g_; ++j) {
-      T* to = columns_ + j * f;
-      for (index i = 0; i < f; ++i) to[i] = rows[j][free_.sample[i]];
-      column_[j] = to;
-    }
-  }
-
   // Classes in which the sweep keeps w S Z: two differ in sign alone.
   index lanes() const { return k_ == 2 ? 1 : k_; }
+
+  index at(index lane, index i) const { return Features::at(lane, i, lanes(), free_.count); }
 
   void sweep(const double* g, const double* mu, double lambda1, double* w) {
     const index f = free_.count;
     for (index e = 0; e < lanes() * f; ++e) scores_[e] = 0;
     for (index l = 0; l < lanes(); ++l) {
-      double* to = weights_ + l * f;
       for (index i = 0; i < f; ++i) {
-        to[i] = k_ == 2 ? free_.weight[i] : 2 * free_.weight[i] * free_.mask[l * f + i] * (1 - free_.inverse[i]);
+        weights_[at(l, i)] = k_ == 2 ? free_.weight[i] : 2 * free_.weight[i] * free_.mask[l * f + i] * (1 - free_.inverse[i]);
       }
     }
     for (index p = 0; p < n_groups_; ++p) {
@@ -105,10 +98,9 @@ class PrimalModel {
 
   // u = w - (g + change of the gradient) / L of one column, its squared norm added to `norm`.
   void read_column(index j, const double* g, double mu, const double* w, double inverse, double* u, double& norm) {
-    const index f = free_.count;
     double *y = small_, *reduced = small_ + k_;
     for (index l = 0; l < lanes(); ++l) y[l] = 0;
-    Passes::add_products(&column_[j], 1, scores_, f, lanes(), f, 1.0, y, lanes());
+    features_.add_products(column_[j], free_.count, scores_, lanes(), y);
     if (k_ == 2) {
       reduced[0] = y[0];
     } else {
@@ -123,17 +115,9 @@ class PrimalModel {
 
   // A bound on the largest eigenvalue of the group's block of F' S F: absolute row sums over the classes, summed over the columns.
   double group_curvature(index p) {
-    const index f = free_.count;
-    double* square = wide_;
-    for (index i = 0; i < f; ++i) square[i] = 0;
-    for (index j = p * g_; j < (p + 1) * g_; ++j) {
-      const T* x = column_[j];
-      for (index i = 0; i < f; ++i) square[i] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-    }
     double* sums = small_;
     for (index l = 0; l < lanes(); ++l) sums[l] = 0;
-    const double* row = square;
-    Passes::add_products(&row, 1, weights_, f, lanes(), f, 1.0, sums, lanes());
+    for (index j = p * g_; j < (p + 1) * g_; ++j) features_.add_square_products(column_[j], free_.count, weights_, lanes(), sums);
     double largest = 0;
     for (index l = 0; l < lanes(); ++l) largest = sums[l] > largest ? sums[l] : largest;
     return largest;
@@ -142,32 +126,38 @@ class PrimalModel {
   // scores_ += w S f_j d'
   void move_scores(index j, const double* d) {
     const index f = free_.count;
-    const T* x = column_[j];
+    double *scores = scores_, *wide = small_ + k_;
+    const double *weight = free_.weight, *inverse = free_.inverse, *masks = free_.mask;
     if (k_ == 2) {
       const double by = d[0];
-#pragma omp simd
-      for (index i = 0; i < f; ++i) scores_[i] += free_.weight[i] * by * static_cast<double>(x[i]);
+      Features::visit(column_[j], f, [=](index i, double x) { scores[i] += weight[i] * by * x; });
       return;
     }
-    double* wide = small_ + k_;
     basis_.expand(d, wide);
-    double *scaled = wide_, *mean = wide_ + f;
-    for (index i = 0; i < f; ++i) {
-      scaled[i] = free_.weight[i] * static_cast<double>(x[i]);
-      mean[i] = 0;
+    if constexpr (Features::sparse) {
+      Features::visit(column_[j], f, [=](index i, double x) {
+        double mean = 0;
+        for (index l = 0; l < k_; ++l) mean += masks[l * f + i] * wide[l];
+        mean *= inverse[i];
+        for (index l = 0; l < k_; ++l) scores[at(l, i)] += weight[i] * x * masks[l * f + i] * (wide[l] - mean);
+      });
+      return;
     }
+    double *scaled = wide_, *mean = wide_ + f;
+    for (index i = 0; i < f; ++i) mean[i] = 0;
+    Features::visit(column_[j], f, [=](index i, double x) { scaled[i] = weight[i] * x; });
     for (index l = 0; l < k_; ++l) {
       const double by = wide[l];
-      const double* mask = free_.mask + l * f;
+      const double* mask = masks + l * f;
 #pragma omp simd
       for (index i = 0; i < f; ++i) mean[i] += mask[i] * by;
     }
 #pragma omp simd
-    for (index i = 0; i < f; ++i) mean[i] *= free_.inverse[i];
+    for (index i = 0; i < f; ++i) mean[i] *= inverse[i];
     for (index l = 0; l < k_; ++l) {
       const double by = wide[l];
-      const double* mask = free_.mask + l * f;
-      double* to = scores_ + l * f;
+      const double* mask = masks + l * f;
+      double* to = scores + l * f;
 #pragma omp simd
       for (index i = 0; i < f; ++i) to[i] += scaled[i] * mask[i] * (by - mean[i]);
     }
@@ -346,11 +336,11 @@ class PrimalModel {
   }
 
   index k_, q_, g_, n_groups_ = 0;
+  Features& features_;
   const ClassBasis& basis_;
   const FreeSamples& free_;
-  NewtonSystem<Passes, T> system_;
-  T* columns_;
-  const T** column_;
+  NewtonSystem<Passes, T, Features> system_;
+  Column* column_;  // of the working set, over the free samples
   double *crossing_, *moved_, *gradient_, *curvature_, *step_, *right_, *image_, *scores_, *wide_, *weights_, *local_, *small_;
   index* active_;
 };

@@ -11,13 +11,17 @@ namespace sparsesvm {
 template <typename T>
 struct Batch {
   index n_tasks, n_samples, n_features, n_way, group_size;
-  const T* features;  // (n_tasks, n_samples, n_features)
+  const T* features;  // (n_tasks, n_samples, n_features), or with `sparse` the entries of one task's compressed sparse rows
   index task_stride, row_stride;
   const std::int64_t* labels;   // (n_tasks, n_samples)
   const double* sample_weight;  // (n_tasks, n_samples), 0 = absent sample
   const double* lambda1;        // (n_tasks,), weighed against the sum of hinge losses
   const double* lambda2;        // (n_tasks,), >= 0; > 0 where lambda1 = 0 or dual_reg > 0
   double dual_reg;              // r >= 0: adds r / (2 lambda2) ||Y - Lambda||^2 to the dual
+  bool sparse = false;
+  index n_entries = 0;                      // of the sparse rows
+  const std::int64_t* row_start = nullptr;  // (n_samples + 1) first entry of each row, and their number
+  const std::int64_t* column = nullptr;     // (n_entries) increasing within a row
 };
 
 template <typename T>

@@ -25,12 +25,14 @@
 
 SPARSESVM_BEGIN
 
-template <class Passes, typename T>
+template <class Passes, typename T, template <class, typename> class FeatureAccess>
 class ProximalSolver {
  public:
+  using Features = FeatureAccess<Passes, T>;  // DenseFeatures or SparseFeatures
+
   ProximalSolver(const Batch<T>& batch, Arena& arena)
-      : k_(batch.n_way), q_(batch.n_way - 1), g_(batch.group_size), basis_(batch.n_way, arena), state_(batch, basis_, arena),
-        free_(batch.n_samples, batch.n_way, arena), model_(batch, basis_, free_, arena) {
+      : k_(batch.n_way), q_(batch.n_way - 1), g_(batch.group_size), features_(batch, arena), basis_(batch.n_way, arena),
+        state_(batch, basis_, arena), free_(batch.n_samples, batch.n_way, arena), model_(batch, features_, basis_, free_, arena) {
     const index n = batch.n_samples, m = batch.n_features, groups = m / g_;
     sigma_ = arena.take<double>(groups);
     square_ = arena.take<double>(m);
@@ -38,8 +40,7 @@ class ProximalSolver {
     in_ = arena.take<char>(groups);
     excess_ = arena.take<double>(groups);
     ordered_ = arena.take<double>(groups);
-    columns_ = arena.take<T>(n * m);
-    column_ = arena.take<const T*>(m);
+    column_ = arena.template take<typename Features::Column>(m);
     w_ = arena.take<double>(m * q_);
     centre_ = arena.take<double>(m * q_);
     pull_ = arena.take<double>(m * q_);
@@ -52,9 +53,11 @@ class ProximalSolver {
     scratch_ = arena.take<double>(2 * k_);
   }
 
-  // From W = 0 and the given probabilities (n_samples, k), or none, until the gap is at most `target`.
-  Status solve(const Task<T>& task, const double* probabilities, double target, index max_iter, index& iterations) {
+  // Task `number` from W = 0 and the given probabilities (n_samples, k), or none, until the gap is at most `target`.
+  Status solve(const Batch<T>& batch, index number, const Task<T>& task, const double* probabilities, double target, index max_iter,
+               index& iterations) {
     task_ = &task;
+    features_.bind(batch, number, task);
     basis_.fill();
     if (!measure_groups()) return Status::non_finite;
     state_.start(task, probabilities);
@@ -77,7 +80,7 @@ class ProximalSolver {
     model_.forget();
     state_.respond(rho_);
     for (;;) {
-      state_.pull_all();
+      state_.pull_all(features_);
       state_.certify();
       const double gap = state_.gap();
       if (gap <= target || !(gap <= 1e300)) return {true, steps};
@@ -118,7 +121,7 @@ class ProximalSolver {
       }
     }
     T* dual = arguments.dual + number * batch.n_samples * k_;
-    write_absent<Passes>(batch, number, task_->smoothing, wide_, scratch_, dual);
+    write_absent(batch, number, task_->smoothing, scratch_, dual, [&](index i, double* out) { features_.score(i, wide_, out); });
     for (index i = 0; i < task_->n; ++i) {
       for (index l = 0; l < k_; ++l) dual[task_->sample[i] * k_ + l] = static_cast<T>(state_.best_p[i * k_ + l]);
     }
@@ -136,13 +139,7 @@ class ProximalSolver {
 
   // square_ (groups) = sum_i c_i ||f_iG||^2 / group_size, which carries each group's units. False where that is not finite.
   bool measure_groups() {
-    const index m = task_->m;
-    for (index j = 0; j < m; ++j) square_[j] = 0;
-    for (index i = 0; i < task_->n; ++i) {
-      const T* row = task_->rows[i];
-      const double c = task_->weight[i];
-      for (index j = 0; j < m; ++j) square_[j] += c * static_cast<double>(row[j]) * static_cast<double>(row[j]);
-    }
+    features_.measure(square_);
     double all = 0;
     for (index b = 0; b < task_->n_groups; ++b) {
       double total = 0;
@@ -191,9 +188,9 @@ class ProximalSolver {
     return total;
   }
 
-  // Copies the working set: weights, centre, pull, and its columns over all samples.
+  // Copies the working set: weights, centre, pull; and opens its columns.
   void load_groups() {
-    const index n = task_->n, block = g_ * q_, m = task_->m;
+    const index block = g_ * q_, m = task_->m;
     for (index t = 0; t < n_groups_; ++t) {
       const index b = group_[t];
       mu_[t] = task_->lambda2 + sigma_[b];
@@ -203,15 +200,9 @@ class ProximalSolver {
       }
       for (index j = 0; j < g_; ++j) {
         for (index c = 0; c < q_; ++c) pull_[(t * g_ + j) * q_ + c] = state_.v[c * m + b * g_ + j];
-        column_[t * g_ + j] = columns_ + (t * g_ + j) * n;
       }
     }
-    for (index i = 0; i < n; ++i) {
-      const T* row = task_->rows[i];
-      for (index t = 0; t < n_groups_; ++t) {
-        for (index j = 0; j < g_; ++j) columns_[(t * g_ + j) * n + i] = row[group_[t] * g_ + j];
-      }
-    }
+    features_.open(group_, n_groups_, column_);
   }
 
   void store_groups() {
@@ -241,15 +232,14 @@ class ProximalSolver {
       model_.step(column_, n_groups_, gradient_, mu_, task_->lambda1, Rules::accuracy, w_);
       for (index e = 0; e < size; ++e) direction_[e] = w_[e] - direction_[e];
       if (!search_line(size)) return moved;
-      for (index e = 0; e < size; ++e) pull_[e] = 0;
-      Passes::add_all_products(column_, n_groups_ * g_, state_.a, n, q_, n, 1.0, pull_);
+      features_.pull(column_, n_groups_ * g_, n, state_.a, q_, pull_);
     }
   }
 
   // Along direction_, whose end w_ is, to where the inner objective stops falling; leaves weights, scores and response there.
   bool search_line(index size) {
     const index n = task_->n;
-    Passes::combine_rows(column_, n_groups_ * g_, direction_, q_, n, dz_, n);
+    features_.combine(column_, n_groups_ * g_, n, direction_, q_, dz_);
     const double at_zero = slope(size, -1.0);
     if (!(at_zero < 0)) {
       for (index e = 0; e < size; ++e) w_[e] -= direction_[e];
@@ -292,8 +282,7 @@ class ProximalSolver {
   // P at the weights written, which rounding moved.
   double objective_of_written() {
     const index n = task_->n, m = task_->m;
-    for (index e = 0; e < n * k_; ++e) scores_[e] = 0;
-    Passes::add_all_products(task_->rows, n, wide_, m, k_, m, 1.0, scores_);
+    features_.score_all(wide_, scores_);
     double total = 0;
     for (index i = 0; i < n; ++i) {
       total += task_->weight[i] *
@@ -310,18 +299,18 @@ class ProximalSolver {
   }
 
   index k_, q_, g_;
+  Features features_;
   ClassBasis basis_;
-  SaddleState<Passes, T> state_;
+  SaddleState<T> state_;
   FreeSamples free_;
-  PrimalModel<Passes, T> model_;
+  PrimalModel<Passes, T, Features> model_;
   const Task<T>* task_ = nullptr;
   double rho_ = 0;
   double *sigma_, *square_, *excess_, *ordered_;  // (groups), square_ (m)
   char* in_;
   index* group_;  // the working set
   index n_groups_ = 0;
-  T* columns_;  // (columns of the working set, n)
-  const T** column_;
+  typename Features::Column* column_;  // of the working set, over all samples
   double *w_, *centre_, *pull_, *gradient_, *direction_, *mu_;  // on the working set; centre_ holds sigma W_t
   double *dz_, *wide_, *scores_, *scratch_;
 };

@@ -15,7 +15,7 @@
 
 SPARSESVM_BEGIN
 
-template <class Passes, typename T>
+template <typename T>
 class SaddleState {
  public:
   SaddleState(const Batch<T>& batch, const ClassBasis& basis, Arena& arena)
@@ -31,8 +31,6 @@ class SaddleState {
     a = arena.take<double>(n * q_);
     v = arena.take<double>(m * q_);
     norm_ = arena.take<double>(groups);
-    row_ = arena.take<const T*>(n);
-    coefficients_ = arena.take<double>(n * q_);
     scratch_ = arena.take<double>(4 * k_);
   }
 
@@ -80,18 +78,10 @@ class SaddleState {
   }
 
   // v (k - 1, m) = a F over all features: the one pass over everything.
-  void pull_all() {
-    const index n = task_->n, m = task_->m;
-    index count = 0;
-    for (index i = 0; i < n; ++i) {
-      bool any = false;
-      for (index c = 0; c < q_; ++c) {
-        coefficients_[count * q_ + c] = a[c * n + i];
-        any = any || a[c * n + i] != 0;
-      }
-      if (any) row_[count++] = task_->rows[i];
-    }
-    Passes::combine_rows(row_, count, coefficients_, q_, m, v, m);
+  template <class Features>
+  void pull_all(Features& features) {
+    const index m = task_->m;
+    features.pull_all(a, q_, v);
     for (index b = 0; b < task_->n_groups; ++b) norm_[b] = 0;
     for (index c = 0; c < q_; ++c) {
       const double* row = v + c * m;
@@ -202,8 +192,7 @@ class SaddleState {
   const Task<T>* task_ = nullptr;
   double rounding_ = 0;
   double* norm_;  // (groups) of the blocks of v
-  const T** row_;
-  double *coefficients_, *scratch_;
+  double* scratch_;
 };
 
 SPARSESVM_END
