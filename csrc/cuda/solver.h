@@ -58,7 +58,8 @@ class Solver {
   SPARSESVM_HD void go_on(const SolveArguments<T>& arguments, index number, const double* init, bool large, int iterations) {
     ProximalSolver<T, Team> proximal(team_, w_);
     index counted = iterations;
-    const Status status = proximal.solve(init, arguments.tol * task_.total_weight, arguments.max_iter, counted);
+    const index limit = iterations + smaller<index>(arguments.max_iter, 1 << 30);
+    const Status status = proximal.solve(init, arguments.tol * task_.total_weight, limit, counted);
     iterations = static_cast<int>(counted);
     if (!large && status != Status::converged && best_gap_ < proximal.gap()) {
       best_is_current_ = false;
