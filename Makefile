@@ -46,6 +46,7 @@ bench: $(VENV)/.sparsesvm-demo $(VENV)/.sparsesvm-meta
 	$(RUN) -m benchmarks.step_share $(BENCH_CHECK)
 	$(RUN) -m benchmarks.meta_step $(BENCH_CHECK)
 	$(RUN) -m benchmarks.scaling $(BENCH_CHECK)
+	$(RUN) -m benchmarks.field
 	$(RUN) -m benchmarks.defaults
 	$(RUN) -m benchmarks.peers_time $(BENCH_FLAGS) $(BENCH_CHECK)
 

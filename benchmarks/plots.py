@@ -80,6 +80,20 @@ def growth(rows: Sequence[Row], path: Path) -> None:
     _save(figure, path)
 
 
+def field_growth(rows: Sequence[Row], axes_names: Sequence[str], path: Path) -> None:
+    """Seconds of one solve against samples, features and classes, a panel each."""
+    figure, axes = _figure(len(axes_names), columns=3)
+    if figure is None:
+        return
+    for place, (axis, name) in enumerate(zip(axes, axes_names, strict=True)):
+        for solver in dict.fromkeys(row["solver"] for row in rows):
+            some = [row for row in rows if row["task"] == name and row["solver"] == solver and "seconds" in row]
+            axis.loglog([row["size"][place] for row in some], [row["seconds"] for row in some], "o-", label=solver, markersize=3)
+        axis.set(xlabel=name, ylabel="s")
+    _legend(figure, axes)
+    _save(figure, path)
+
+
 def shares(rows: Sequence[Row], path: Path) -> None:
     """Training step by head: encoder and head."""
     figure, axes = _figure(1, columns=1)

@@ -58,13 +58,14 @@ struct Problem {
   }
 
 template <typename T>
-SolveArguments<T> solve_arguments(const Problem& problem, double tol, index max_iter, bool identify, address init_dual,
+SolveArguments<T> solve_arguments(const Problem& problem, double tol, index max_iter, bool identify, address init_dual, address init_weights,
                                   address weights, address dual, address gap, address objective, address n_iter, address status, address active) {
   return {problem.batch<T>(),
           tol,
           max_iter,
           identify,
           at<const double>(init_dual),
+          at<const T>(init_weights),
           at<T>(weights),
           at<T>(dual),
           at<double>(gap),

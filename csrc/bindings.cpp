@@ -36,19 +36,19 @@ bool acceptable(index n_tasks, index n_samples, index n_way, address labels, add
 }
 
 template <typename T>
-void solve_typed(const Problem& problem, double tol, index max_iter, bool identify, address init_dual, address weights, address dual,
-                 address gap, address objective, address n_iter, address status, address active, address workspace, index bytes,
-                 int n_threads) {
-  const auto arguments =
-      solve_arguments<T>(problem, tol, max_iter, identify, init_dual, weights, dual, gap, objective, n_iter, status, active);
+void solve_typed(const Problem& problem, double tol, index max_iter, bool identify, address init_dual, address init_weights, address weights,
+                 address dual, address gap, address objective, address n_iter, address status, address active, address workspace,
+                 index bytes, int n_threads) {
+  const auto arguments = solve_arguments<T>(problem, tol, max_iter, identify, init_dual, init_weights, weights, dual, gap, objective,
+                                            n_iter, status, active);
   sparsesvm::cpu::solve(arguments, at<void>(workspace), bytes, n_threads);
 }
 
-void solve(bool is_double, PROBLEM_PARAMETERS, double tol, index max_iter, bool identify, address init_dual, address weights,
-           address dual, address gap, address objective, address n_iter, address status, address active, address workspace,
-           index workspace_bytes, int n_threads) {
-  (is_double ? solve_typed<double> : solve_typed<float>)(PROBLEM, tol, max_iter, identify, init_dual, weights, dual, gap, objective,
-                                                         n_iter, status, active, workspace, workspace_bytes, n_threads);
+void solve(bool is_double, PROBLEM_PARAMETERS, double tol, index max_iter, bool identify, address init_dual, address init_weights,
+           address weights, address dual, address gap, address objective, address n_iter, address status, address active,
+           address workspace, index workspace_bytes, int n_threads) {
+  (is_double ? solve_typed<double> : solve_typed<float>)(PROBLEM, tol, max_iter, identify, init_dual, init_weights, weights, dual, gap,
+                                                         objective, n_iter, status, active, workspace, workspace_bytes, n_threads);
 }
 
 template <typename T>
@@ -61,9 +61,10 @@ Batch<T> sparse_sizes(index n_samples, index n_features, index n_way, index grou
 
 template <typename T>
 void sparse_solve_typed(const Problem& problem, index n_entries, address row_start, address column, double tol, index max_iter,
-                        address init_dual, address weights, address dual, address gap, address objective, address n_iter,
-                        address status, address active, address workspace, index bytes, int n_threads) {
-  auto arguments = solve_arguments<T>(problem, tol, max_iter, false, init_dual, weights, dual, gap, objective, n_iter, status, active);
+                        address init_dual, address init_weights, address weights, address dual, address gap, address objective,
+                        address n_iter, address status, address active, address workspace, index bytes, int n_threads) {
+  auto arguments = solve_arguments<T>(problem, tol, max_iter, false, init_dual, init_weights, weights, dual, gap, objective, n_iter,
+                                      status, active);
   arguments.batch.sparse = true;
   arguments.batch.n_entries = n_entries;
   arguments.batch.row_start = at<const std::int64_t>(row_start);
@@ -74,13 +75,13 @@ void sparse_solve_typed(const Problem& problem, index n_entries, address row_sta
 // One task whose features are compressed sparse rows.
 void sparse_solve(bool is_double, index n_samples, index n_features, index n_way, index group_size, index n_entries, address values,
                   address row_start, address column, address labels, address sample_weight, address lambda1, address lambda2,
-                  double dual_reg, double tol, index max_iter, address init_dual, address weights, address dual, address gap,
-                  address objective, address n_iter, address status, address active, address workspace, index workspace_bytes,
+                  double dual_reg, double tol, index max_iter, address init_dual, address init_weights, address weights, address dual,
+                  address gap, address objective, address n_iter, address status, address active, address workspace, index workspace_bytes,
                   int n_threads) {
   const Problem problem{1, n_samples, n_features, n_way, group_size, values, 0, 0, labels, sample_weight, lambda1, lambda2, dual_reg};
   (is_double ? sparse_solve_typed<double> : sparse_solve_typed<float>)(problem, n_entries, row_start, column, tol, max_iter, init_dual,
-                                                                       weights, dual, gap, objective, n_iter, status, active, workspace,
-                                                                       workspace_bytes, n_threads);
+                                                                       init_weights, weights, dual, gap, objective, n_iter, status,
+                                                                       active, workspace, workspace_bytes, n_threads);
 }
 
 index sparse_solve_workspace(bool is_double, index n_samples, index n_features, index n_way, index group_size, index n_entries,

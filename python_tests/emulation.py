@@ -56,7 +56,7 @@ class _SolveArguments(ctypes.Structure):
         ("tol", ctypes.c_double),
         ("max_iter", ctypes.c_int64),
         ("identify", ctypes.c_bool),
-        *((name, ctypes.c_void_p) for name in ("init_dual", *Solution._fields)),
+        *((name, ctypes.c_void_p) for name in ("init_dual", "init_weights", *Solution._fields)),
     ]
 
 
@@ -176,7 +176,7 @@ class Emulator:
             active=new((tasks, m // problem.group_size), dtype=torch.bool),
         )
         start = 0 if init_dual is None else init_dual.data_ptr()
-        arguments = _SolveArguments(problem.batch(), tol, max_iter, False, start, *(field.data_ptr() for field in found))
+        arguments = _SolveArguments(problem.batch(), tol, max_iter, False, start, 0, *(field.data_ptr() for field in found))
         self._call("solve", problem, arguments)
         return found
 

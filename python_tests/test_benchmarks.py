@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -161,6 +162,17 @@ def test_random_problems(tmp_path):
     assert all((row["problems"], row["converged"], row["false"]) == (12, 12, 0) for row in rows.values())
 
 
+def test_field(tmp_path):
+    from benchmarks import field
+
+    field.main(["--smoke", "--output", str(tmp_path / "field.json")])
+    rows = report.read(tmp_path / "field.json")
+    assert all("seconds" in row for row in rows if row["solver"] != "adelie")
+    assert {"LinearSVC", "saga", "ours, exact hinge"} <= {row["solver"] for row in rows}
+    powers = [{"task": "features", "solver": "ours, exact hinge", "size": [1, m, 2], "seconds": m**1.5} for m in (10, 20, 40)]
+    assert field.exponents(powers)[0]["exponent"] == pytest.approx(1.5)
+
+
 def test_sizes(tmp_path):
     pytest.importorskip("sklearn", reason="the data come with scikit-learn")
     from benchmarks import sizes
@@ -203,3 +215,15 @@ def test_gradient_accuracy(tmp_path, capsys):
     for row in rows:
         # The bar is one for the 99th percentile.
         assert row["kink"] or row["status"] == "NOT_IDENTIFIED" or row["error"] < (1e-3 if row["dtype"] == "float32" else 1e-5)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_probes_find_what_is_planted(compressed):
+    pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")
+    from benchmarks import probe
+
+    X, y = probe.draw(300, 200, 3, compressed, 0)
+    *_, (coef, intercept) = probe.ours(X, y)
+    used = np.flatnonzero(coef.any(0))
+    assert (used < 3 * probe.PLANTED).sum() >= 15
+    assert ((X @ coef.T + intercept).argmax(1) == y).mean() > 0.8

@@ -225,3 +225,63 @@ def test_solutions_are_loaded_with_the_default_of_torch():
     for name in ("solution", "path", "regression"):
         assert type(loaded[name]) is type(saved[name])
         torch.testing.assert_close(tuple(loaded[name]), tuple(saved[name]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n_samples", "n_features", "n_way"), [(700, 40, 5), (60, 400, 7), (90, 6, 4)])
+def test_exact_lambda1_max_parts_weights_from_none(rng, n_samples, n_features, n_way, dtype):
+    """At most 1e-4 above the smallest penalty without weights, by what `solve` finds on both sides."""
+    labels = torch.from_numpy(rng.integers(n_way, size=n_samples))
+    features = torch.from_numpy(3 * rng.normal(size=(n_way, n_features)))[labels]
+    features = (features + torch.from_numpy(rng.normal(size=(n_samples, n_features)))).to(dtype)
+    weight = torch.from_numpy(rng.exponential(size=n_samples))
+    problem = {"n_way": n_way, "sample_weight": weight, "group_size": 2}
+    exact = sparsesvm.lambda1_max(features, labels, exact=True, **problem)
+    assert exact <= sparsesvm.lambda1_max(features, labels, **problem)
+    without, some = (
+        sparsesvm.solve(features, labels, lambda1=float(exact) * share, lambda2=0.0, tol=1e-9, on_failure="ignore", **problem)
+        for share in (1 + 1e-6, 1 - 3e-4)
+    )
+    assert without.objective == pytest.approx(float(weight.sum()), rel=1e-8)
+    assert some.objective < (1 - 1e-7) * weight.sum()
+
+
+def test_exact_lambda1_max_where_classes_overlap_in_every_direction():
+    features = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1, 1])
+    assert sparsesvm.lambda1_max(features, labels, exact=True) <= 1e-8
+
+
+def test_a_ratio_that_leaves_nothing_says_so(task):
+    features, labels = task
+    with pytest.warns(sparsesvm.NoFeaturesWarning, match="smaller ratio"):
+        sparsesvm.solve(features, labels, lambda1_ratio=0.999, lambda2=1.0)
+    with pytest.warns(sparsesvm.NoFeaturesWarning, match="exact=True"):
+        sparsesvm.regularization_path(features, labels, lambda2=1.0, n_lambdas=2, min_ratio=0.999)
+    with pytest.warns(sparsesvm.NoFeaturesWarning):
+        sparsesvm.SparseSVMHead(lambda1_ratio=0.999, center=False)(features, features, labels)
+
+
+def test_what_may_well_have_no_features_does_not_warn(task):
+    features, labels = task
+    ratio = torch.tensor([0.999, 0.3], dtype=torch.float64)
+    one = sparsesvm.solve(features.expand(2, -1, -1), labels.expand(2, -1), lambda1_ratio=ratio, lambda2=1.0)
+    assert one.active.any(-1).tolist() == [False, True]  # a single task of a batch
+    sparsesvm.solve(features, labels, lambda1_ratio=1.0, lambda2=1.0)
+    sparsesvm.solve(features, labels, lambda1_ratio=0.999, lambda2=1.0, on_failure="ignore")
+    sparsesvm.solve(torch.zeros_like(features), labels, lambda1_ratio=0.5, lambda2=1.0)
+
+
+def test_a_solution_says_in_one_line_what_it_is(rng):
+    features, labels = torch.from_numpy(rng.standard_normal((8, 25, 64))), torch.arange(25).expand(8, 25) % 5
+    solution = sparsesvm.solve(features, labels, lambda1_ratio=0.3, lambda2=0.1)
+    active = 100 * solution.active.double().mean()
+    assert repr(solution).startswith(f"Solution(8 tasks, 5 classes, 64 features; {active:.3g} % active; largest gap ")
+    assert repr(solution).endswith("; all converged)")
+    assert repr(solution[:7]).count("tensor") == 7  # a slice is a plain tuple
+    stopped = sparsesvm.solve(features, labels, lambda1_ratio=0.3, lambda2=0.1, max_iter=0, on_failure="ignore")
+    assert repr(stopped).endswith("; 8 max_iter)")
+    path = sparsesvm.regularization_path(features[0], labels[0], lambda2=0.1, n_lambdas=3)
+    assert repr(path).startswith("RegularizationPath(3 penalties: 3 tasks, 5 classes, 64 features; ")
+    empty = sparsesvm.solve(features[:0], labels[:0], lambda1_ratio=0.3, lambda2=0.1, n_way=5)
+    assert repr(empty) == "Solution(0 tasks, 5 classes, 64 features)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
+import io
 import pickle
 
 import numpy as np
@@ -12,12 +12,14 @@ import torch
 
 import sparsesvm
 from benchmarks.problems import episode
-from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead
+from sparsesvm import FittedHead, PrototypeHead, RidgeHead, SparseSVMHead
 
 HEADS = [
     SparseSVMHead,
     lambda: SparseSVMHead(0.0),
     lambda: SparseSVMHead(0.2, refit=True),
+    lambda: SparseSVMHead(0.1, intercept=True),
+    lambda: SparseSVMHead(0.1, intercept=True, refit=True, dual_reg=1.0),
     lambda: SparseSVMHead(0.1, refit=True, max_active=0.4, normalize="each"),
     lambda: SparseSVMHead(0.01, dual_reg=1.0, refit="ridge", max_active=0.4),
     RidgeHead,
@@ -163,6 +165,8 @@ def test_copies_and_states_leave_the_last_solution_behind(data):
         (lambda: SparseSVMHead(refit="svm"), 'refit must be True, False or "ridge"; got .svm.'),
         (lambda: SparseSVMHead(refit="ridge"), r'refit="ridge" takes its penalty from dual_reg.*got dual_reg=0.0'),
         (lambda: SparseSVMHead(refit="ridge", dual_reg=1.0, learn_penalties=True), "no gradient for learn_penalties"),
+        (lambda: SparseSVMHead(class_weight="even"), 'class_weight must be "balanced" or None; got .even.'),
+        (lambda: SparseSVMHead(refit="ridge", dual_reg=1.0, intercept=True), 'refit="ridge" fits no intercept'),
         (lambda: SparseSVMHead(refit=True, max_active=1.5), r"max_active must lie in \(0, 1\].*got 1.5"),
         (lambda: SparseSVMHead(refit=True, max_active=0.0), "max_active must be positive"),
         (lambda: RidgeHead(normalize="all"), r"normalize must be True, False or \"each\"; got 'all'"),
@@ -242,7 +246,8 @@ def test_ridge_refit_is_the_ridge_head_on_the_selected_features(data, group_size
     weight = torch.tensor([1.0] * 13 + [0.5, 0.0], dtype=torch.float64)
     options = {"center": False, "normalize": False}
     # 13.5 / 5 shots
-    head = SparseSVMHead(0.005, dual_reg=2.7 * 0.7, refit="ridge", max_active=0.4, group_size=group_size, **options)
+    settings = {"refit": "ridge", "max_active": 0.4, "group_size": group_size, "class_weight": None}
+    head = SparseSVMHead(0.005, dual_reg=2.7 * 0.7, **settings, **options)
     leaf = support.clone().requires_grad_()
     logits = head(query, leaf, labels, 5, sample_weight=weight)
     torch.nn.functional.cross_entropy(logits, query_labels).backward()
@@ -352,10 +357,15 @@ def test_the_last_solution_is_usable_after_every_kind_of_call(data):
     assert head.last_solution is None
 
 
+def replace(fitted, **changes):
+    names = ("weights", "bias", "mean", "norm", "scale", "each", "mean_is_small")
+    return FittedHead(**{name: getattr(fitted, name) for name in names} | changes)
+
+
 def gradients(fitted, query, cotangent, **kwargs):
     """Logits and their gradients for query, weights and mean."""
     parts = [part.detach().clone().requires_grad_() for part in (query, fitted.weights, fitted.mean)]
-    logits = dataclasses.replace(fitted, weights=parts[1], mean=parts[2], scale=1.0).decision_function(parts[0])
+    logits = replace(fitted, weights=parts[1], mean=parts[2], scale=1.0).decision_function(parts[0])
     return logits.detach(), *torch.autograd.grad((logits * cotangent).sum(), parts, **kwargs)
 
 
@@ -370,7 +380,7 @@ def test_scores_need_no_centred_queries(rng, make, normalize, shared):
         fitted = make(normalize=normalize).fit(features[:, :15], labels[:, :15], 5)
     assert fitted.mean_is_small
     cotangent = torch.from_numpy(rng.standard_normal((3, 25, 5)))
-    copied = gradients(dataclasses.replace(fitted, mean_is_small=False), query, cotangent)
+    copied = gradients(replace(fitted, mean_is_small=False), query, cotangent)
     for found, expected in zip(gradients(fitted, query, cotangent), copied, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))
     for found, expected in zip(gradients(fitted, query, cotangent, create_graph=True), copied, strict=True):
@@ -397,9 +407,7 @@ def test_digits_survive_a_large_mean_and_a_query_near_it(data, normalize, offset
     fitted = RidgeHead(normalize=normalize).fit(support, labels, 5)
     assert fitted.mean_is_small == (offset < 1)
     norm = None if fitted.norm is None else fitted.norm.double()
-    exact = dataclasses.replace(
-        fitted, weights=fitted.weights.double(), mean=fitted.mean.double(), norm=norm, mean_is_small=False
-    )
+    exact = replace(fitted, weights=fitted.weights.double(), mean=fitted.mean.double(), norm=norm, mean_is_small=False)
     expected = exact.decision_function(query.double()).float()
     error = (fitted.decision_function(query) - expected).abs() / expected.abs().amax(-1, keepdim=True)
     # Of the query near the mean only `each` asks more than the difference of nearly equal numbers.
@@ -414,3 +422,82 @@ def test_a_ridge_penalty_that_is_lost_to_rounding_is_named():
         RidgeHead(lambda2=1e-300, center=False).fit(torch.ones(10, 4), labels)
     with pytest.raises(ValueError, match="dual_reg must be larger: added to the products of these features"):
         SparseSVMHead(0.0, dual_reg=1e-300, refit="ridge", center=False, normalize=False).fit(torch.eye(2).repeat(5, 1), labels)
+
+
+def test_95_samples_to_5():
+    means = {}
+    for name, options in {
+        "as they come": {"class_weight": None},
+        "intercept": {"class_weight": None, "intercept": True},
+        "balanced": {},
+    }.items():
+        found = []
+        for seed in range(4):
+            generator = torch.Generator().manual_seed(seed)
+            labels, targets = (torch.arange(100) >= 95).long(), (torch.arange(400) >= 200).long()
+            support = torch.randn(100, 10, generator=generator) + (1.4 * labels - 0.7).unsqueeze(1)
+            query = torch.randn(400, 10, generator=generator) + (1.4 * targets - 0.7).unsqueeze(1)
+            right = (SparseSVMHead(0.05, **options).fit(support, labels).predict(query) == targets).float()
+            found.append(float(right[:200].mean() + right[200:].mean()) / 2)
+        means[name] = sum(found) / 4
+    assert means["as they come"] < 0.82
+    assert means["intercept"] > 0.9
+    assert means["balanced"] > 0.93
+
+
+def test_balanced_classes_are_sample_weights_and_equal_ones_change_nothing(data):
+    query, support, labels, _ = data
+    equal, plain = SparseSVMHead(0.1), SparseSVMHead(0.1, class_weight=None)
+    assert torch.equal(equal(query, support, labels), plain(query, support, labels))
+    labels = torch.tensor([0] * 9 + [1] * 4 + [2] * 2)
+    weight = torch.tensor([15 / 27] * 9 + [15 / 12] * 4 + [15 / 6] * 2)
+    torch.testing.assert_close(
+        equal(query, support, labels, 5), plain(query, support, labels, 5, sample_weight=weight), rtol=1e-4, atol=1e-4
+    )
+    # A sample of weight two is one that comes twice; a class without samples takes no share.
+    twice = torch.cat([support, support[:1]]), torch.cat([labels, labels[:1]])
+    weight = torch.tensor([2.0] + [1.0] * 14)
+    torch.testing.assert_close(
+        equal(query, *twice, 5), equal(query, support, labels, 5, sample_weight=weight), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("options", [{"intercept": True}, {"intercept": True, "dual_reg": 1.0}, {"class_weight": "balanced"}])
+def test_the_gradient_of_unbalanced_tasks_is_that_of_finite_differences(options):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 8 + [1] * 3)
+    support = torch.randn(11, 4, generator=generator, dtype=torch.float64) + labels.unsqueeze(1)
+    query = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    head = SparseSVMHead(lambda1=0.3, tol=1e-12, learn_scale=False, **options)
+    assert torch.autograd.gradcheck(lambda support: head(query, support, labels), support.requires_grad_(), eps=1e-6, atol=1e-4)
+
+
+def test_intercept_and_class_weights_map_and_compile(data):
+    query, support, labels, _ = data
+    labels = torch.tensor([0] * 9 + [1] * 4 + [2] * 2)
+    head = SparseSVMHead(0.1, intercept=True, learn_scale=False)
+    expected = head(query, support, labels, 3)
+    mapped = torch.func.vmap(lambda s: head(query, s, labels, 3))(torch.stack([support, support]))
+    torch.testing.assert_close(mapped[1], expected, rtol=1e-4, atol=1e-4)
+    compiled = torch.compile(head, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(query, support, labels, 3), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_a_fitted_head_is_a_module(data, make):
+    query, support, labels, _ = data
+    head = make()
+    fitted = head.fit(support, labels).detach()
+    expected = fitted(query)
+    torch.testing.assert_close(expected, head(query, support, labels))
+    assert not fitted.scale.requires_grad
+    file = io.BytesIO()
+    torch.save(fitted, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file)(query), expected)
+    other = head.fit(support + labels.unsqueeze(1), labels).detach()
+    other.load_state_dict(fitted.state_dict())
+    torch.testing.assert_close(other(query), expected)
+    assert copy.deepcopy(fitted).double()(query.double()).dtype == torch.float64
+    exported = torch.export.export(fitted, (query,)).module()
+    torch.testing.assert_close(exported(query), expected)

@@ -81,6 +81,51 @@ def test_the_gradient_of_a_large_singular_face(rng, ratio):
     torch.testing.assert_close(gradient[:40] + gradient[40:], expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize(("n_way", "n_samples", "n_features", "ratio"), [(2, 700, 150, 0.1), (4, 600, 60, 0.2)])
+def test_gradients_of_large_tasks_are_exact_at_the_default_tolerance(rng, n_way, n_samples, n_features, ratio):
+    """Of which few samples have free entries. Against those of a solve to the last digit, in both types."""
+    features, labels = task(rng, n_way, n_samples, n_features)
+    features = (features - features.mean(0)).float().double() * n_samples**0.5
+    lambda1 = float(ratio * sparsesvm.lambda1_max(features, labels))
+    cotangent = torch.from_numpy(rng.normal(size=(n_way, n_features)))
+
+    def gradient(x, tol):
+        x = x.clone().requires_grad_()
+        found = sparsesvm.solve(x, labels, lambda1=lambda1, lambda2=1.0, tol=tol)
+        (result,) = torch.autograd.grad((found.weights * cotangent.to(x.dtype)).sum(), x)
+        return result.double(), found
+
+    exact, found = gradient(features, 1e-13)
+    assert found.active.sum() > 0 and ((found.dual > 0).sum(1) > 1).sum() < n_samples / 2
+    for dtype in (torch.float64, torch.float32):
+        result, found = gradient(features.to(dtype), 1e-6)
+        assert found.status == sparsesvm.StatusCode.CONVERGED
+        assert float((result - exact).norm()) < 1e-4 * float(exact.norm())
+
+
+def test_no_weights_in_a_large_task_are_identified(rng):
+    features, labels = task(rng, 3, 700, 40)
+    lambda1 = 1.1 * sparsesvm.lambda1_max(features, labels, exact=True)
+    found = sparsesvm.solve(features.requires_grad_(), labels, lambda1=lambda1, lambda2=1.0)
+    assert found.status == sparsesvm.StatusCode.CONVERGED and not found.active.any()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1])
+def test_centred_features_of_a_large_face(rng, ratio):
+    """The dual is free along the all-ones direction, which conjugate gradients leave out in both types."""
+    features, labels = task(rng, 20, 60, 400)
+    features = features - features.mean(0)
+    penalties = {"lambda1": float(ratio * sparsesvm.lambda1_max(features, labels)), "lambda2": 0.01}
+    cotangent = torch.from_numpy(rng.normal(size=(20, 400)))
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        x = features.to(dtype).requires_grad_()
+        found = sparsesvm.solve(x, labels, **penalties)
+        gradients.append(torch.autograd.grad((found.weights * cotangent.to(dtype)).sum(), x)[0].double())
+    assert (found.dual > 0).sum() - 60 > 400
+    assert float((gradients[1] - gradients[0]).norm()) < 1e-5 * float(gradients[0].norm())
+
+
 def test_a_cotangent_without_effect(rng):
     """The rows of the weights sum to zero, so that their sum has no gradient but rounding; it must not take for ever."""
     features, labels = task(rng, 30, 90, 60)

@@ -110,6 +110,18 @@ def test_wheels_are_built_for_the_versions_that_are_supported():
     assert f"torch=={project['project']['dependencies'][0].removeprefix('torch>=')}." in str(workflow["jobs"]["oldest"])
 
 
+def test_estimators_stand_on_the_solvers_alone():
+    program = (
+        "import sys, sparsesvm; assert not {'sparsesvm.sklearn', 'sklearn'} & set(sys.modules); import sparsesvm.sklearn.probe; "
+        "assert not {'sparsesvm.meta', 'sparsesvm.bilevel.training', 'lightning', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    program = "import sys; sys.modules['sklearn'] = None; import sparsesvm.cli; sparsesvm.cli.main(['probe', 'x.npz'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "sparsesvm probe needs sklearn: pip install 'sparsesvm[sklearn]'"
+
+
 def test_bare_sources_name_the_remedy(tmp_path):
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(Path(sparsesvm.__file__).parent, tmp_path / "sparsesvm", ignore=ignored)

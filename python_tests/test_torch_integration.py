@@ -111,7 +111,7 @@ def test_operators_pass_torchs_own_checks(features):
     )
     labels = LABELS.expand(batch, -1).contiguous()
     torch.library.opcheck(
-        _ops.solve_op, (features, labels, weight, lambda1, lambda2, None, N_WAY, 1, 0.0, 1e-6, 100, "ignore", False)
+        _ops.solve_op, (features, labels, weight, lambda1, lambda2, None, None, N_WAY, 1, 0.0, 1e-6, 100, "ignore", False)
     )
 
 
@@ -130,7 +130,7 @@ def test_operators_of_the_derivatives_pass_torchs_own_checks(features):
 
     weight, penalty = torch.ones(3, 12, dtype=torch.float64), torch.full((3,), 0.2, dtype=torch.float64)
     inputs = (features, LABELS.expand(3, -1).contiguous(), weight, penalty, penalty)
-    found = _ops.solve(*inputs, None, N_WAY, 1, 0.0, 1e-9, 100, "raise", False)
+    found = _ops.solve(*inputs, None, None, N_WAY, 1, 0.0, 1e-9, 100, "raise", False)
     solution = (found[0], found[1], found[5])
     torch.library.opcheck(_ops.vjp_op, (*inputs, *solution, torch.ones_like(found[0]), 1, 0.0))
     torch.library.opcheck(_ops.jvp_op, (*inputs, *solution, features, weight, penalty, penalty, 1, 0.0))

@@ -16,7 +16,7 @@ from sparsesvm.dense_heads import PrototypeHead, RidgeHead
 from sparsesvm.fewshot import FittedHead
 from sparsesvm.functional import decision_function, duality_gap, lambda1_max, regularization_path, solve
 from sparsesvm.head import SparseSVMHead
-from sparsesvm.results import ConvergenceError, ConvergenceWarning, RegularizationPath, Solution, StatusCode
+from sparsesvm.results import ConvergenceError, ConvergenceWarning, NoFeaturesWarning, RegularizationPath, Solution, StatusCode
 
 __version__ = version("sparsesvm")
 
@@ -24,6 +24,7 @@ __all__ = [
     "ConvergenceError",
     "ConvergenceWarning",
     "FittedHead",
+    "NoFeaturesWarning",
     "PrototypeHead",
     "RegularizationPath",
     "RidgeHead",

@@ -45,11 +45,12 @@ class Solve(Function):
         lambda1: Tensor,
         lambda2: Tensor,
         init_dual: Tensor | None,
+        init_weights: Tensor | None,
         options: Options,
     ) -> Any:
-        arguments = (features, labels, sample_weight, lambda1, lambda2, init_dual)
+        arguments = (features, labels, sample_weight, lambda1, lambda2, init_dual, init_weights)
         solve = _ops.solve if are_plain(*arguments) else _ops.solve_op
-        return solve(*arguments, *options)  # type: ignore[arg-type]
+        return solve(*arguments, *options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -63,7 +64,7 @@ class Solve(Function):
     @staticmethod
     def backward(ctx: Any, grad_weights: Tensor | None, *_: None) -> Any:
         if grad_weights is None:
-            return (None,) * 7
+            return (None,) * 8
         arguments = (*ctx.saved_tensors, grad_weights)
         if torch.compiler.is_compiling():
             vjp: Any = _ops.vjp_op
@@ -72,7 +73,7 @@ class Solve(Function):
         else:
             vjp = _ops.vjp
         grad_features, *others = vjp(*arguments, *ctx.options)
-        gradients = (grad_features, None, *others, None, None)
+        gradients = (grad_features, None, *others, None, None, None)
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs_input_grad, strict=True))
 
     @staticmethod
@@ -226,15 +227,16 @@ def apply(
     lambda1: Tensor,
     lambda2: Tensor,
     init_dual: Tensor | None,
+    init_weights: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, ...]:
     """The fields of `Solution`; see `_ops.solve` for the arguments."""
-    tensors = (features, labels, sample_weight, lambda1, lambda2, init_dual)
+    tensors = (features, labels, sample_weight, lambda1, lambda2, init_dual, init_weights)
     if _sparse.is_sparse(features):
         return _sparse.solve(*tensors, options)
     recording = torch.is_grad_enabled() and any(t.requires_grad for t in tensors if t is not None)
     if not recording and are_plain(*tensors):
-        return _ops.solve(*tensors, *options)  # type: ignore[arg-type]
+        return _ops.solve(*tensors, *options)
     options = options._replace(identify=recording or any(unpack_dual(t).tangent is not None for t in tensors if t is not None))
     function = Solve if torch.compiler.is_compiling() else SolveWithJvp
     fields: tuple[Tensor, ...] = function.apply(*tensors, options)  # type: ignore[no-untyped-call]

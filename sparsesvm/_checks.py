@@ -42,6 +42,16 @@ def check_finite(name: str, values: Tensor, remedy: str = "sample_weight 0 remov
             raise ValueError(f"{name} must be finite; got {value}. torch.nan_to_num replaces such values, {remedy}.")
 
 
+def are_false(values: Tensor) -> bool:
+    """Whether all are; False where they cannot be looked at, as in `_extremes`."""
+    if values.numel() == 0 or values.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    try:
+        return not values.any()
+    except RuntimeError:  # mapped
+        return False
+
+
 def are_positive(values: Tensor) -> bool:
     """False also where they cannot be looked at."""
     extremes = _extremes(values)

@@ -34,6 +34,7 @@ def solve(
     lambda1: Tensor,
     lambda2: Tensor,
     init_dual: Tensor | None,
+    init_weights: Tensor | None,
     n_way: int,
     group_size: int,
     dual_reg: float,
@@ -55,6 +56,8 @@ def solve(
     if not features.is_cuda:
         check_values(*inputs[1:], n_way, dual_reg)
     init_dual = readable_dual(init_dual)
+    if init_weights is not None:
+        init_weights = init_weights.contiguous()
     outputs = solve_outputs(features, n_way, group_size)
     weights, dual, gap, objective, n_iter, status, active = outputs
     launch(
@@ -68,6 +71,7 @@ def solve(
         max_iter,
         identify,
         0 if init_dual is None else init_dual.data_ptr(),
+        0 if init_weights is None else init_weights.data_ptr(),
         weights.data_ptr(),
         dual.data_ptr(),
         gap.data_ptr(),
@@ -193,6 +197,7 @@ def _(
     lambda1: Tensor,
     lambda2: Tensor,
     init_dual: Tensor | None,
+    init_weights: Tensor | None,
     n_way: int,
     group_size: int,
     dual_reg: float,

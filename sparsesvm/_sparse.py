@@ -51,10 +51,11 @@ def solve(
     lambda1: Tensor,
     lambda2: Tensor,
     init_dual: Tensor | None,
+    init_weights: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, ...]:
     """As `_ops.solve`. Raises NotImplementedError where a gradient would be recorded."""
-    tensors = (features, labels, sample_weight, lambda1, lambda2, init_dual)
+    tensors = (features, labels, sample_weight, lambda1, lambda2, init_dual, init_weights)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors if t is not None):
         raise NotImplementedError(
             "features in compressed sparse rows have no gradient, nor have the penalties and weights with them; solve under "
@@ -66,6 +67,8 @@ def solve(
     labels, sample_weight, lambda1, lambda2 = (t.contiguous() for t in (labels, sample_weight, lambda1, lambda2))
     _ops.check_values(labels, sample_weight, lambda1, lambda2, n_way, dual_reg)
     init_dual = _ops.readable_dual(init_dual)
+    if init_weights is not None:
+        init_weights = init_weights.contiguous()
     like = values.new_empty(1, 1).expand(features.shape)
     outputs = _ops.solve_outputs(like, n_way, group_size)
     _ops.launch(
@@ -84,6 +87,7 @@ def solve(
         tol,
         max_iter,
         0 if init_dual is None else init_dual.data_ptr(),
+        0 if init_weights is None else init_weights.data_ptr(),
         *(t.data_ptr() for t in outputs),
     )
     _, _, gap, _, n_iter, status, _ = outputs
@@ -91,16 +95,14 @@ def solve(
     return outputs
 
 
-def correlation(features: Tensor, residual: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """residual' F (n_way, n_features) over the samples of positive weight, whatever the others hold."""
-    if sample_weight is not None:
-        start = features.crow_indices()
-        present = (sample_weight > 0).repeat_interleave(start.diff())
-        features = torch.sparse_csr_tensor(
-            start,
-            features.col_indices(),
-            features.values().where(present, 0.0),
-            features.shape,
-            check_invariants=False,
-        )
+def present(features: Tensor, sample_weight: Tensor) -> Tensor:
+    """The entries of samples of weight zero are zero, whatever they hold."""
+    start = features.crow_indices()
+    kept = (sample_weight > 0).repeat_interleave(start.diff())
+    values = features.values().where(kept, 0.0)
+    return torch.sparse_csr_tensor(start, features.col_indices(), values, features.shape, check_invariants=False)
+
+
+def correlation(features: Tensor, residual: Tensor) -> Tensor:
+    """residual' F (n_way, n_features)."""
     return (features.mT @ residual).mT

@@ -31,12 +31,19 @@ def main(arguments: list[str] | None = None) -> None:
     demo.add_argument("--steps", type=_positive, default=600, help="training steps of each head")
     demo.add_argument("--episodes", type=_positive, default=600, help="test episodes")
     demo.add_argument("--seed", type=int, default=0, help="of the initial weights and all draws")
-    for name, what in {**_TRAINING, "evaluate": "compare heads on trained encoders or frozen embeddings, with figures"}.items():
+    others = {
+        "evaluate": "compare heads on trained encoders or frozen embeddings, with figures",
+        "probe": "find the few features of embeddings that a linear classifier needs: sparsesvm probe features.npz",
+    }
+    for name, what in {**_TRAINING, **others}.items():
         commands.add_parser(name, help=what, add_help=False)
     given = sys.argv[1:] if arguments is None else arguments
     command = given[0] if given else None
     if command in _TRAINING or command == "evaluate":
         _run_meta(given)
+        return
+    if command == "probe":
+        _run_probe(given[1:])
         return
     chosen = parser.parse_args(given)
     try:
@@ -59,6 +66,15 @@ def _run_meta(arguments: Sequence[str]) -> None:
         report.main(arguments[1:])
     else:
         command.run(arguments)
+
+
+def _run_probe(arguments: Sequence[str]) -> None:
+    try:
+        from sparsesvm.sklearn import probe
+    except ModuleNotFoundError as missing:
+        name = str(missing.name).partition(".")[0]
+        raise SystemExit(f"sparsesvm probe needs {name}: pip install 'sparsesvm[sklearn]'") from missing
+    probe.main(list(arguments))
 
 
 def _positive(text: str) -> int:

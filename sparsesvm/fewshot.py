@@ -8,7 +8,6 @@ One call, so that one training script can swap them::
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,16 +18,18 @@ from sparsesvm import _checks, _scores
 Normalize = bool | Literal["each"]
 
 
-@dataclass(frozen=True)
-class FittedHead:
-    """A classifier fitted to a support set, affine in the standardised features.
+class FittedHead(nn.Module):
+    """A classifier fitted to a support set, affine in the standardised features: a module that scores queries.
+
+    What was fitted is buffers, so that `.to()`, `state_dict()`, `torch.save` and `torch.load` with its default, and
+    `torch.export` work as on any module. Straight from a head they are part of its graph; `detach` cuts them off.
 
     Attributes:
         weights: (..., n_way, n_features).
         bias: (..., n_way), or None.
         mean: (..., 1, n_features), subtracted from every query; None when the head does not centre.
         norm: (..., 1, 1), divides every query; None when the head does not normalise, or normalises each sample.
-        scale: the logit scale.
+        scale: the logit scale, ().
         each: every query is divided by its own norm, after `mean` is subtracted.
         mean_is_small: beside the deviations of the support samples from it, so that scores need no centred copy of the queries.
     """
@@ -37,35 +38,48 @@ class FittedHead:
     bias: Tensor | None
     mean: Tensor | None
     norm: Tensor | None
-    scale: Tensor | float
-    each: bool = False
-    mean_is_small: bool = False
+    scale: Tensor
 
-    def decision_function(self, query: Tensor) -> Tensor:
+    def __init__(
+        self,
+        weights: Tensor,
+        bias: Tensor | None,
+        mean: Tensor | None,
+        norm: Tensor | None,
+        scale: Tensor | float,
+        each: bool = False,
+        mean_is_small: bool = False,
+    ) -> None:
+        super().__init__()
+        scale = scale if isinstance(scale, Tensor) else torch.tensor(scale, device=weights.device)
+        for name, value in {"weights": weights, "bias": bias, "mean": mean, "norm": norm, "scale": scale}.items():
+            if value is None:
+                setattr(self, name, None)  # torch.export miscounts buffers that are None
+            else:
+                self.register_buffer(name, value)
+        self.each = each
+        self.mean_is_small = mean_is_small
+
+    def forward(self, query: Tensor) -> Tensor:
         """Logits (..., n_query, n_way) of the query samples (..., n_query, n_features), in the dtype of `query`; samples
         (n_query, n_features) are shared by all tasks."""
-        _checks.check_query(query, self.weights, "query")
-        with _full_precision(query):
-            features = query.to(self.weights.dtype)
-            logits = None
-            if self.mean is not None and self.mean_is_small and _scores.can_work_in_place(features, self.weights, self.mean):
-                logits = _scores.scores_in_place(features, self.weights, self.mean, self.each)
-            if logits is None:
-                logits = _scores.scores(features, self.weights, self.mean, self.each)
-            if self.norm is not None:
-                logits = logits / self.norm  # the logits are fewer than the features
-            if self.bias is not None:
-                logits = logits + self.bias.unsqueeze(-2)
-            logits = self.scale * logits
-            limit = torch.finfo(query.dtype).max
-            if limit < torch.finfo(logits.dtype).max:  # float16 ends at 65504, before the logit of an empty class
-                logits = logits.clamp(-limit, limit)
-            return logits.to(query.dtype)
+        fitted = self.weights, self.bias, self.mean, self.norm, self.scale, self.each, self.mean_is_small
+        return _logits(query, *fitted)
+
+    decision_function = forward
+
+    def detach(self) -> "FittedHead":
+        """The same values outside of any graph."""
+        bias, mean, norm = (None if tensor is None else tensor.detach() for tensor in (self.bias, self.mean, self.norm))
+        return FittedHead(self.weights.detach(), bias, mean, norm, self.scale.detach(), self.each, self.mean_is_small)
 
     def predict(self, query: Tensor) -> Tensor:
         """Class with the largest logit, (..., n_query) int64; half precision does not round the logits before."""
         _checks.check_query(query, self.weights, "query")
         return self.decision_function(query.to(self.weights.dtype)).argmax(-1)
+
+
+torch.serialization.add_safe_globals([FittedHead])  # for torch.load with its default, weights_only
 
 
 class FewShotHead(nn.Module):
@@ -108,7 +122,7 @@ class FewShotHead(nn.Module):
         Returns:
             Logits (..., n_query, n_way) in the dtype of `query`. Half-precision inputs are solved in float32.
         """
-        return self.fit(support, support_labels, n_way, n_shot, sample_weight=sample_weight).decision_function(query)
+        return _logits(query, *self._fit(support, support_labels, n_way, n_shot, sample_weight))
 
     def fit(
         self,
@@ -120,6 +134,12 @@ class FewShotHead(nn.Module):
         sample_weight: Tensor | None = None,
     ) -> FittedHead:
         """Fit the classifier to the support set; the arguments are those of the call."""
+        return FittedHead(*self._fit(support, support_labels, n_way, n_shot, sample_weight))
+
+    def _fit(
+        self, support: Tensor, support_labels: Tensor, n_way: int | None, n_shot: int | None, sample_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | float, bool, bool]:
+        """The arguments of `FittedHead`: a call of the head needs no module, which takes longer to make than a small task."""
         _checks.check_features(support, "support")
         _checks.check_labels(support_labels, support, "support_labels", "support")
         if sample_weight is not None:
@@ -139,9 +159,10 @@ class FewShotHead(nn.Module):
             if sample_weight is not None:
                 sample_weight = sample_weight.to(support.dtype)
                 _checks.check_penalty_range("sample_weight", sample_weight)
-                if not _checks.are_positive(sample_weight):
-                    # An absent sample may hold anything, NaN included, which a product with zero would keep.
-                    support = support.where(sample_weight.unsqueeze(-1) > 0, 0.0)
+            sample_weight = self._weigh(labels, n_way, sample_weight, support.dtype)
+            if sample_weight is not None and not _checks.are_positive(sample_weight):
+                # An absent sample may hold anything, NaN included, which a product with zero would keep.
+                support = support.where(sample_weight.unsqueeze(-1) > 0, 0.0)
             _checks.check_finite("support", support)
             if self.center:
                 mean = _weighted_mean(support, sample_weight)
@@ -162,7 +183,11 @@ class FewShotHead(nn.Module):
                 support = support.where(((labels >= 0) & (labels < n_way)).unsqueeze(-1), math.nan)
             weights, bias = self._fit_linear(support, labels, n_way, sample_weight)
             scale = self.scale if self.log_scale is None else self.log_scale.exp()
-            return FittedHead(weights, bias, mean, norm, scale, self.normalize == "each", mean_is_small)
+            return weights, bias, mean, norm, scale, self.normalize == "each", mean_is_small
+
+    def _weigh(self, labels: Tensor, n_way: int, sample_weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """The weights that samples take in mean, norm and fit: those given, unless a subclass weighs classes."""
+        return sample_weight
 
     def _fit_linear(
         self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
@@ -173,6 +198,35 @@ class FewShotHead(nn.Module):
     def extra_repr(self) -> str:
         scale = f"scale={self.scale}, learn_scale={self.log_scale is not None}"
         return f"center={self.center}, normalize={self.normalize}, {scale}"
+
+
+def _logits(
+    query: Tensor,
+    weights: Tensor,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    norm: Tensor | None,
+    scale: Tensor | float,
+    each: bool,
+    mean_is_small: bool,
+) -> Tensor:
+    _checks.check_query(query, weights, "query")
+    with _full_precision(query):
+        features = query.to(weights.dtype)
+        logits = None
+        if mean is not None and mean_is_small and _scores.can_work_in_place(features, weights, mean):
+            logits = _scores.scores_in_place(features, weights, mean, each)
+        if logits is None:
+            logits = _scores.scores(features, weights, mean, each)
+        if norm is not None:
+            logits = logits / norm  # the logits are fewer than the features
+        if bias is not None:
+            logits = logits + bias.unsqueeze(-2)
+        logits = scale * logits
+        limit = torch.finfo(query.dtype).max
+        if limit < torch.finfo(logits.dtype).max:  # float16 ends at 65504, before the logit of an empty class
+            logits = logits.clamp(-limit, limit)
+        return logits.to(query.dtype)
 
 
 def log_parameter(value: float | None) -> nn.Parameter | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from sparsesvm import _autograd, _checks, _ops, _sparse, reference
 from sparsesvm._backends import USABLE_DEVICES
-from sparsesvm.results import RegularizationPath, Solution
+from sparsesvm.results import NoFeaturesWarning, RegularizationPath, Solution
 
 __all__ = ["decision_function", "duality_gap", "lambda1_max", "regularization_path", "solve"]
 
@@ -48,7 +49,7 @@ def solve(
         lambda1_ratio: the group penalty as a share of `lambda1_max` of this problem, its cheap upper bound, which the
             gradient takes as a constant. Exactly one of lambda1 and lambda1_ratio. Differentiable.
         lambda2: squared-norm penalty, >= 0, of a shape like lambda1. Differentiable where positive. At zero (with lambda1 > 0
-            and dual_reg = 0, on the CPU) the weights need not be unique: the status NOT_UNIQUE says so.
+            and dual_reg = 0) the weights need not be unique: the status NOT_UNIQUE says so.
         n_way: number of classes; by default the largest label + 1, with a warning where that leaves a class empty. Required
             under vmap, torch.compile and torch.export.
         sample_weight: (..., n_support), >= 0, by default ones. Zero removes a sample: tasks of different size share a
@@ -60,7 +61,9 @@ def solve(
         max_iter: limit on the outer iterations of each task: on Newton steps on the dual, of which 25 at most are tried where
             the proximal method may follow, and again on its proximal steps.
         init_dual: (..., n_support, n_way), where to start, e.g. the dual of a neighbouring problem.
-        on_failure: "warn" (`ConvergenceWarning`), "raise" (`ConvergenceError`) or "ignore" when a task did not converge.
+        on_failure: "warn" (`ConvergenceWarning`), "raise" (`ConvergenceError`) or "ignore" when a task did not converge. With
+            "warn", a lambda1_ratio below 1 that leaves all tasks of the call without features says so on the CPU, once
+            (`NoFeaturesWarning`); single tasks of a batch may well have none.
 
     Returns:
         `Solution`; weights have the dtype of the features (float32 for half precision).
@@ -74,16 +77,16 @@ def solve(
     On a CUDA device the work goes to the current stream, and only a report of failures waits for it: with
     on_failure="ignore" and n_way given nothing does, so that the call can be captured in a CUDA graph. Values are not looked
     at there: a task whose features, labels, weights or penalties are out of range has the status NON_FINITE and weights that
-    are NaN, other tasks are unharmed; and the gradient of a task that did not converge does not warn.
+    are NaN, other tasks are unharmed; the gradient of a task that did not converge does not warn, and that of one with
+    lambda2 = 0 is NaN. The active sets are as the certificate finds them (see below).
 
     On the CPU tasks share torch's threads (`torch.set_num_threads`), whose number does not change the result. A process
     forked after these were used solves on one thread, and sets torch to one, which would else wait for ever.
 
     Where an input records a gradient (or has a tangent), a solve on the CPU goes on beyond the certificate until the active
     groups and dual entries are those of the solution by an estimate, which a certificate alone does not promise; the weights
-    then differ within tol from those of the same call without. Large tasks (docs/method.md, 9) stop at the certificate. Where
-    the sets cannot be decided (a kink, copies of a sample) the status is NOT_IDENTIFIED: the solution is within tol, and its
-    gradient one of several.
+    then differ within tol from those of the same call without. Where the sets cannot be decided (a kink, copies of a sample)
+    the status is NOT_IDENTIFIED: the solution is within tol, and its gradient one of several.
 
     Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dual. The gradient differentiates the
     optimality conditions on the active groups and the free dual coordinates. Formulas: docs/method.md.
@@ -100,18 +103,10 @@ def solve(
     _checks.check_labels(labels, features)
     _checks.check_one_penalty(lambda1, lambda1_ratio)
     _checks.check_penalty("lambda2", lambda2, features)
-    _checks.check_on_failure(on_failure)
     if sample_weight is not None:
         _checks.check_sample_weight(sample_weight, features)
-    options = _autograd.Options(
-        n_way=_checks.find_n_way(labels, n_way, sample_weight),
-        group_size=_checks.check_group_size(features, group_size),
-        dual_reg=_checks.check_number("dual_reg", dual_reg),
-        tol=_checks.check_number("tol", tol),
-        max_iter=_checks.check_integer("max_iter", max_iter, minimum=0),
-        on_failure=on_failure,
-        identify=False,
-    )
+    n_way = _checks.find_n_way(labels, n_way, sample_weight)
+    options = _options(features, n_way, group_size, dual_reg, tol, max_iter, on_failure)
     labels = _checks.class_numbers(labels, sample_weight)
     if init_dual is not None:
         _checks.check_dual(init_dual, features, options.n_way)
@@ -125,9 +120,12 @@ def solve(
     else:
         assert lambda1 is not None
         _checks.check_penalty("lambda1", lambda1, features)
-    weight = torch.ones_like(labels, dtype=torch.float64) if sample_weight is None else sample_weight.double()
     lambda1, lambda2 = _ops.per_task(lambda1, features), _ops.per_task(lambda2, features)
-    return Solution(*_autograd.apply(features, labels, weight, lambda1, lambda2, init_dual, options))
+    weight = _weight(labels, sample_weight)
+    solution = Solution(*_autograd.apply(features, labels, weight, lambda1, lambda2, init_dual, None, options))
+    if lambda1_ratio is not None and on_failure == "warn":
+        _report_no_features(solution, lambda1_ratio, lambda1)
+    return solution
 
 
 def decision_function(features: Tensor, weights: Tensor) -> Tensor:
@@ -159,16 +157,17 @@ def lambda1_max(
     """Penalty from which on all weights are zero: (...,), in the units of lambda1.
 
     W = 0 is optimal iff some dual with Lambda_{i,y_i} = 0 has max_G ||((c (Y - Lambda))^T F)_:G|| <= lambda1. The cheap
-    bound takes Lambda uniform over the wrong classes; in episodes it is 1.1 to 1.5 times the smallest such penalty, with many
-    samples and classes several times (and equal to it for two classes). `lambda1_ratio` everywhere refers to this bound.
+    bound takes Lambda uniform over the wrong classes. It equals the smallest such penalty for two classes, and is 1.1 to 1.7
+    times that in episodes, 2 to 2.6 times with 1,000 samples and more, and any number of times where classes overlap in every
+    direction, as in few features. `lambda1_ratio` everywhere refers to this bound.
 
     Where `dual_reg` r is positive, the dual at W = 0 is unique, with wrong classes at min(1 / (k - 1), lambda2 / (r k)):
     the bound shrinks by the factor min(1, lambda2 (k - 1) / (r k)) and is the smallest such penalty.
 
     Args:
         features, labels, n_way, sample_weight, group_size, dual_reg: as in `solve`.
-        exact: minimise over the dual instead, to a relative accuracy of 1e-4, rounded up. Costs several solves; not
-            differentiable. The same as the bound where `dual_reg` is positive.
+        exact: minimise over the dual instead, to a relative accuracy of 1e-4, or 1e-9 of the bound, rounded up. Costs some five
+            solves with lambda2 = 0, on the CPU; not differentiable. The same as the bound where `dual_reg` is positive.
         lambda2: as in `solve`, but a constant to the gradient; matters, and is required, where `dual_reg` is positive.
 
     Raises:
@@ -299,7 +298,8 @@ def regularization_path(
 ) -> RegularizationPath:
     """Solutions along a geometric grid of lambda1 from `lambda1_max` down, each started from the one before.
 
-    For plots and model selection: no gradients are recorded.
+    For plots and model selection: no gradients are recorded. Each starts from the dual of the one before and, where the proximal
+    method solves it (docs/method.md, 5), from its weights.
 
     Args:
         n_lambdas: number of penalties, at least 1.
@@ -323,27 +323,28 @@ def regularization_path(
     min_ratio = _checks.check_number("min_ratio", min_ratio)
     if not 0 < min_ratio <= 1:
         raise ValueError(f"min_ratio must lie in (0, 1]; got {min_ratio}")
+    _check_features(features)
+    _checks.check_device(features, USABLE_DEVICES)
+    _checks.check_labels(labels, features)
+    _checks.check_penalty("lambda2", lambda2, features)
+    n_way = _checks.find_n_way(labels, n_way, sample_weight)
+    options = _options(features, n_way, group_size, dual_reg, tol, max_iter, on_failure)
     with torch.no_grad():
-        groups: dict[str, Any] = {"n_way": n_way, "sample_weight": sample_weight, "group_size": group_size}
-        bound = lambda1_max(features, labels, lambda2=lambda2, **groups, dual_reg=dual_reg).double()
+        bound = lambda1_max(features, labels, n_way=n_way, sample_weight=sample_weight, group_size=group_size).double()
+        bound = bound * _smoothing_share(n_way, lambda2, options.dual_reg)
         ratios = torch.logspace(0, math.log10(min_ratio), n_lambdas, dtype=torch.float64, device=bound.device)
         penalties = ratios.reshape(-1, *(1,) * bound.dim()) * bound
+        if features.element_size() < 4:
+            features = features.float()
+        labels = _checks.class_numbers(labels, sample_weight)
+        weight, ridge = _weight(labels, sample_weight), _ops.per_task(lambda2, features)
         solutions: list[Solution] = []
+        dual = weights = None
         for penalty in penalties:
-            solutions.append(
-                solve(
-                    features,
-                    labels,
-                    lambda1=penalty,
-                    lambda2=lambda2,
-                    **groups,
-                    dual_reg=dual_reg,
-                    tol=tol,
-                    max_iter=max_iter,
-                    init_dual=solutions[-1].dual if solutions else None,
-                    on_failure=on_failure,
-                )
-            )
+            solutions.append(Solution(*_autograd.apply(features, labels, weight, penalty, ridge, dual, weights, options)))
+            dual, weights = solutions[-1].dual.double(), solutions[-1].weights
+        if on_failure == "warn":
+            _report_no_features(solutions[-1], ratios[-1], penalties[-1])
     return RegularizationPath(penalties, Solution(*(torch.stack(field) for field in zip(*solutions, strict=True))))
 
 
@@ -351,6 +352,51 @@ def _check_features(features: Tensor) -> None:
     _checks.check_features(features, sparse=True)
     if _sparse.is_sparse(features):
         _sparse.check(features)
+
+
+def _options(
+    features: Tensor, n_way: int, group_size: int, dual_reg: float, tol: float, max_iter: int, on_failure: str
+) -> _autograd.Options:
+    _checks.check_on_failure(on_failure)
+    return _autograd.Options(
+        n_way=n_way,
+        group_size=_checks.check_group_size(features, group_size),
+        dual_reg=_checks.check_number("dual_reg", dual_reg),
+        tol=_checks.check_number("tol", tol),
+        max_iter=_checks.check_integer("max_iter", max_iter, minimum=0),
+        on_failure=on_failure,
+        identify=False,
+    )
+
+
+def _present(features: Tensor, sample_weight: Tensor) -> Tensor:
+    """Samples of weight zero are zero, whatever they hold."""
+    if _checks.are_positive(sample_weight):
+        return features
+    if _sparse.is_sparse(features):
+        return _sparse.present(features, sample_weight)
+    return features.where(sample_weight.unsqueeze(-1) > 0, 0.0)
+
+
+def _weight(labels: Tensor, sample_weight: Tensor | None) -> Tensor:
+    return torch.ones_like(labels, dtype=torch.float64) if sample_weight is None else sample_weight.double()
+
+
+def _report_no_features(solution: Solution, ratio: float | Tensor, lambda1: Tensor) -> None:
+    """Where no task has any and some could have. Single tasks of a batch may well have none."""
+    if (
+        _checks.are_false(solution.active)
+        and _checks.are_false(torch.as_tensor(ratio) >= 1)
+        and not _checks.are_false(lambda1 > 0)
+    ):
+        warnings.warn(_NO_FEATURES, NoFeaturesWarning, stacklevel=2)
+
+
+# The same words every time, so that Python's default filter shows them once.
+_NO_FEATURES = (
+    "no task has a feature left at this ratio to lambda1_max, which is a bound: it may be several times the smallest penalty "
+    "without weights. Give a smaller ratio, or lambda1 as a share of lambda1_max(..., exact=True)."
+)
 
 
 def one_hot(labels: Tensor, n_way: int) -> Tensor:
@@ -371,8 +417,9 @@ def _lambda1_bound(features: Tensor, labels: Tensor, n_way: int, sample_weight: 
     if sample_weight is not None:
         sample_weight = sample_weight.to(features.dtype)
         _checks.check_penalty_range("sample_weight", sample_weight)
+        features = _present(features, sample_weight)
         residual = residual * sample_weight.unsqueeze(-1)
-    bound = _largest_group_norm(residual, features, group_size, sample_weight)
+    bound = _largest_group_norm(residual, features, group_size)
     _checks.check_finite("features", bound)
     return bound
 
@@ -388,65 +435,61 @@ def _smoothing_share(n_way: int, lambda2: float | Tensor | None, dual_reg: float
     return min(1.0, lambda2 * (n_way - 1) / (dual_reg * n_way))
 
 
-def _largest_group_norm(residual: Tensor, features: Tensor, group_size: int, sample_weight: Tensor | None = None) -> Tensor:
-    """max_G ||(residual^T F)_:G|| over the samples of positive weight, rounded up by the bound on the rounding error, so that W
-    is exactly zero from there on."""
+def _largest_group_norm(residual: Tensor, features: Tensor, group_size: int) -> Tensor:
+    """max_G ||(residual^T F)_:G||, rounded up by the bound on the rounding error, so that W is exactly zero from there on."""
     with torch.autocast(features.device.type, enabled=False):
-        if _sparse.is_sparse(features):
-            correlation = _sparse.correlation(features, residual, sample_weight)
-        else:
-            if sample_weight is not None and not _checks.are_positive(sample_weight):
-                features = features.where(sample_weight.unsqueeze(-1) > 0, 0.0)
-            correlation = residual.mT @ features
+        if features.dtype == residual.dtype:
+            correlation = _sparse.correlation(features, residual) if _sparse.is_sparse(features) else residual.mT @ features
+        elif _sparse.is_sparse(features):
+            correlation = _sparse.correlation(features.to(residual.dtype), residual)
+        else:  # a copy of some columns at a time
+            correlation = torch.cat([residual.mT @ columns.to(residual.dtype) for columns in features.split(256, -1)], -1)
     # Squares of large and of small single-precision numbers leave its range.
     largest = reference.group_norms(correlation.double(), group_size).amax(-1)
-    return largest * (1 + 4 * features.shape[-2] * torch.finfo(features.dtype).eps)
+    return largest * (1 + 4 * features.shape[-2] * torch.finfo(residual.dtype).eps)
 
 
 def _exact_lambda1_max(features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, group_size: int) -> Tensor:
-    """Dinkelbach's iteration on lambda1_max = max_W sum_i c_i min_{l != y_i} (W_{y_i} - W_l) . f_i / sum_G ||W_:G||.
+    """Newton's method on lambda1_max = max_W sum_i c_i min_{l != y_i} (W_{y_i} - W_l) . f_i / sum_G ||W_:G||, (...,) float64.
 
-    With lambda2 so large that no margin reaches one, `solve` maximises numerator - lambda1 * denominator - ridge: its weights
-    bound the ratio from below, its dual from above, converged or not.
+    The minimum of the objective with lambda2 = 0 is concave in lambda1 and sum_i c_i from lambda1_max on; it bends there, so that
+    few steps suffice. Its weights at any lambda1 bound the ratio from below, its dual without the own classes from above,
+    converged or not.
     """
-    features = features.double()
-    upper = _lambda1_bound(features, labels, n_way, sample_weight, group_size)
+    device = features.device
+    features, labels = features.cpu(), labels.cpu()  # lambda2 = 0 is solved there
+    weight = _weight(labels, None if sample_weight is None else sample_weight.cpu())
+    bound = upper = _lambda1_bound(features, labels, n_way, weight, group_size)
     if n_way == 1:
-        return upper
-    weight = torch.ones_like(labels, dtype=torch.float64) if sample_weight is None else sample_weight.double()
-    features = features.where(weight.unsqueeze(-1) > 0, 0.0)
+        return upper.to(device)
+    features = _present(features, weight)
     is_class = one_hot(labels, n_way)
-    norms = features.norm(dim=-1)
-    lambda2 = 4 * (weight * norms).sum(-1) * norms.amax(-1)
-    lambda2 = torch.where(lambda2 > 0, lambda2, 1.0)
-    lower, dual = torch.zeros_like(upper), None
-    for iteration in range(_DINKELBACH_ITERATIONS):
-        solution = solve(
-            features,
-            labels,
-            lambda1=0.5 * upper if iteration == 0 else lower,
-            lambda2=lambda2,
-            n_way=n_way,
-            sample_weight=weight,
-            group_size=group_size,
-            tol=1e-12,
-            max_iter=30,
-            init_dual=dual,
-            on_failure="ignore",
-        )
-        scores, dual = decision_function(features, solution.weights), solution.dual
+    options = _options(features, n_way, group_size, 0.0, 0.01 * _BRACKET, 100, "ignore")
+    lower, ridge = torch.zeros_like(upper), torch.zeros_like(upper)
+    penalty = 0.5 * upper
+    dual = weights = None
+    for step in range(_BRACKET_STEPS):
+        penalty = torch.where(penalty > 0, penalty, 1.0)  # nothing to learn from
+        found = Solution(*_autograd.apply(features, labels, weight, penalty, ridge, dual, weights, options))
+        dual, weights = found.dual.double(), found.weights
+        scores = decision_function(features, weights).double()
         margin = scores.where(is_class, 0.0).sum(-1) - scores.masked_fill(is_class, -math.inf).amax(-1)
-        length = reference.group_norms(solution.weights, group_size).sum(-1)
-        ratio = (weight * margin).sum(-1) / torch.where(length > 0, length, 1.0)
-        lower = torch.maximum(lower, ratio)
-        wrong = dual.masked_fill(is_class, 0.0)
-        total = wrong.sum(-1, keepdim=True).clamp(min=torch.finfo(wrong.dtype).tiny)
-        residual = weight.unsqueeze(-1) * (is_class.double() - wrong / total)
+        length = reference.group_norms(weights.double(), group_size).sum(-1)
+        lower = torch.maximum(lower, (weight * margin).sum(-1) / torch.where(length > 0, length, 1.0))
+        # Any distribution over the wrong classes, also where the own one has all.
+        wrong = (dual + _WRONG).masked_fill(is_class, 0.0)
+        residual = weight.unsqueeze(-1) * (is_class.double() - wrong / wrong.sum(-1, keepdim=True))
         upper = torch.minimum(upper, _largest_group_norm(residual, features, group_size))
-        if (upper <= (1 + _BRACKET) * lower).all():
+        open_ = (upper > (1 + _BRACKET) * lower) & (upper > _NOTHING * bound)
+        if not open_.any():
             break
-    return upper
+        # Without weights the penalty was too large, at worst by any factor.
+        lowered = torch.where(lower > 0, 0.5 * (lower + upper), (0.5 if step < 3 else 0.1) * upper)
+        penalty = torch.where(open_, torch.where(lower > penalty, lower, lowered), upper)
+    return upper.to(device)
 
 
-_DINKELBACH_ITERATIONS = 12
+_BRACKET_STEPS = 30
 _BRACKET = 1e-4
+_WRONG = 1e-12
+_NOTHING = 1e-9  # of the bound: classes that overlap in every direction

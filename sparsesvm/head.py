@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sparsesvm import _checks, functional, reference
+from sparsesvm import _checks, _intercept, functional, reference
 from sparsesvm.dense_heads import ridge_weights
 from sparsesvm.fewshot import FewShotHead, Normalize, log_parameter
 from sparsesvm.results import Solution
@@ -38,6 +38,9 @@ class SparseSVMHead(FewShotHead):
         max_active: largest share of the features (groups) that a task may use, in (0, 1]; less than 1 needs `refit`. Of the
             features that the first solution uses, those with the largest weight norms are kept. At one `lambda1_ratio`, tasks
             with fewer shots or more classes use more features: this bounds all of them.
+        class_weight: "balanced" gives every class the same total weight, so that tasks of unequal classes are fitted for balanced
+            accuracy; classes of equal weight are left as they are. None takes samples as they come.
+        intercept: fit one, which is not penalised, instead of relying on the centre of the support set. Not with refit="ridge".
         dual_reg: weight r of the smoothing term r / (2 lambda2) ||Y - dual||^2; 0 is the exact hinge, 1 the SVM of
             MetaOptNet with C = 1 / lambda2.
         tol: a task has converged when its duality gap is at most `tol` times its number of samples (sum of weights).
@@ -81,6 +84,8 @@ class SparseSVMHead(FewShotHead):
         normalize: Normalize = True,
         refit: Refit = False,
         max_active: float = 1.0,
+        class_weight: Literal["balanced"] | None = "balanced",
+        intercept: bool = False,
         dual_reg: float = 0.0,
         tol: float = 1e-6,
         max_iter: int = 100,
@@ -112,6 +117,12 @@ class SparseSVMHead(FewShotHead):
                 'refit="ridge" takes its penalty from dual_reg, which must be positive, and no gradient for learn_penalties; got '
                 f"dual_reg={dual_reg}, learn_penalties={learn_penalties}"
             )
+        if class_weight not in ("balanced", None):
+            raise ValueError(f'class_weight must be "balanced" or None; got {class_weight!r}')
+        if intercept and refit == "ridge":
+            raise ValueError('refit="ridge" fits no intercept; got intercept=True')
+        self.class_weight = class_weight
+        self.intercept = intercept
         self.tol = _checks.check_number("tol", tol)
         self.max_iter = _checks.check_integer("max_iter", max_iter, minimum=0)
         _checks.check_on_failure(on_failure)
@@ -121,11 +132,13 @@ class SparseSVMHead(FewShotHead):
         self.log_lambda2 = log_parameter(lambda2) if learn_penalties else None
         self.last_solution: Solution | None = None
 
-    def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, None]:
+    def _fit_linear(
+        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
         # The gradient of a refit does not pass through the first solution.
         first = features.detach() if self.refit else features
-        solution = self._solve(first, labels, n_way, sample_weight, lambda2, **self._group_penalty())
+        solution, bias = self._solve(first, labels, n_way, sample_weight, lambda2, **self._group_penalty())
         weights = solution.weights
         if self.refit:
             active = self._select(solution)
@@ -136,10 +149,27 @@ class SparseSVMHead(FewShotHead):
                 penalty = self._ridge_penalty(labels, n_way, sample_weight)
                 weights = ridge_weights(selected, labels, n_way, sample_weight, penalty, "dual_reg")
             else:
-                solution = self._solve(selected, labels, n_way, sample_weight, lambda2, lambda1=0.0, init_dual=solution.dual)
+                again = {"lambda1": 0.0, "init_dual": solution.dual}
+                solution, bias = self._solve(selected, labels, n_way, sample_weight, lambda2, **again)
                 weights = solution.weights
         self.last_solution = Solution(*(field.detach() for field in solution)) if _outlives_the_call(solution.n_iter) else None
-        return weights, None
+        return weights, bias
+
+    def _weigh(self, labels: Tensor, n_way: int, sample_weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        if self.class_weight is None:
+            return sample_weight
+        is_class = functional.one_hot(labels, n_way).to(dtype)
+        if sample_weight is not None:
+            is_class = is_class * sample_weight.unsqueeze(-1)
+        totals = is_class.sum(-2)
+        # Of its even share of the total; the product first, so that counts that are equal give exactly one.
+        share = totals * (totals > 0).sum(-1, keepdim=True) / totals.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
+        if _are_equal(share):
+            return sample_weight
+        weight = (functional.one_hot(labels, n_way) / torch.where(share > 0, share, 1.0).unsqueeze(-2)).sum(-1)
+        # A label of no class keeps its sample, and with it the report of its label.
+        weight = torch.where((labels >= 0) & (labels < n_way), weight, 1.0)
+        return weight if sample_weight is None else weight * sample_weight
 
     def _ridge_penalty(self, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> Tensor | float:
         """(..., 1, 1), or a number where all tasks have the same."""
@@ -165,20 +195,20 @@ class SparseSVMHead(FewShotHead):
         sample_weight: Tensor | None,
         lambda2: Tensor | float,
         **options: Any,
-    ) -> Solution:
-        return functional.solve(
-            features,
-            labels,
-            n_way=n_way,
-            sample_weight=sample_weight,
-            lambda2=lambda2,
-            group_size=self.group_size,
-            dual_reg=self.dual_reg,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            on_failure=self.on_failure,
-            **options,
-        )
+    ) -> tuple[Solution, Tensor | None]:
+        options |= {
+            "n_way": n_way,
+            "sample_weight": sample_weight,
+            "lambda2": lambda2,
+            "group_size": self.group_size,
+            "dual_reg": self.dual_reg,
+            "tol": self.tol,
+            "max_iter": self.max_iter,
+            "on_failure": self.on_failure,
+        }
+        if self.intercept:
+            return _intercept.solve(features, labels, **options)
+        return functional.solve(features, labels, **options), None
 
     def _group_penalty(self) -> dict[str, Tensor | float | None]:
         if self.log_lambda1 is not None:
@@ -195,9 +225,16 @@ class SparseSVMHead(FewShotHead):
         learnt = self.log_lambda2 is not None
         return (
             f"{name}={value}, lambda2={self.lambda2}, group_size={self.group_size}, refit={self.refit}, "
-            f"max_active={self.max_active}, dual_reg={self.dual_reg}, tol={self.tol}, learn_penalties={learnt}, "
+            f"max_active={self.max_active}, class_weight={self.class_weight}, intercept={self.intercept}, "
+            f"dual_reg={self.dual_reg}, tol={self.tol}, learn_penalties={learnt}, "
             f"{super().extra_repr()}"
         )
+
+
+def _are_equal(share: Tensor) -> bool:
+    """Whether classes of samples have equal totals; not if it cannot be seen without waiting."""
+    extremes = _checks._extremes(torch.where(share > 0, share, 1.0))
+    return extremes == (1.0, 1.0)
 
 
 def _outlives_the_call(tensor: Tensor) -> bool:

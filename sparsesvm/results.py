@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["ConvergenceError", "ConvergenceWarning", "RegularizationPath", "Solution", "StatusCode"]
+__all__ = ["ConvergenceError", "ConvergenceWarning", "NoFeaturesWarning", "RegularizationPath", "Solution", "StatusCode"]
 
 
 class ConvergenceWarning(UserWarning):
     """A task stopped before its duality gap reached the tolerance, or a gradient is not exact or not the only one."""
+
+
+class NoFeaturesWarning(UserWarning):
+    """A `lambda1_ratio` below 1 left every task of a call without features."""
 
 
 class ConvergenceError(RuntimeError):
@@ -80,6 +85,9 @@ class Solution(NamedTuple):
     status: Tensor
     active: Tensor
 
+    def __repr__(self) -> str:
+        return f"Solution({_summary(self)})"
+
 
 class RegularizationPath(NamedTuple):
     """Solutions along decreasing lambda1; every field has a leading axis of the penalties.
@@ -91,6 +99,25 @@ class RegularizationPath(NamedTuple):
 
     lambda1: Tensor
     solution: Solution
+
+    def __repr__(self) -> str:
+        return f"RegularizationPath({self.lambda1.shape[0]} penalties: {_summary(self.solution)})"
+
+
+def _summary(solution: Solution) -> str:
+    """One line; of tensors that cannot be looked at, their shapes."""
+    *tasks, n_way, n_features = solution.weights.shape
+    text = f"{math.prod(tasks)} task{'s' if math.prod(tasks) != 1 else ''}, {n_way} classes, {n_features} features"
+    try:
+        share, largest = float(solution.active.double().mean()), float(solution.gap.max())
+        counts = torch.bincount(solution.status.flatten().long(), minlength=1).tolist()
+    except RuntimeError:  # mapped, compiling, or no task
+        return text
+    text += f"; {100 * share:.3g} % active; largest gap {largest:.1e}"
+    states = {StatusCode(code).name.lower(): count for code, count in enumerate(counts) if count}
+    if set(states) == {"converged"}:
+        return f"{text}; all converged" if math.prod(tasks) != 1 else f"{text}; converged"
+    return f"{text}; " + ", ".join(f"{count} {name}" for name, count in states.items())
 
 
 torch.serialization.add_safe_globals([Solution, RegularizationPath, StatusCode])  # for torch.load with its default, weights_only

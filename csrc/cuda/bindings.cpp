@@ -10,13 +10,14 @@ namespace {
 using namespace sparsesvm::binding;
 using sparsesvm::index;
 
-// The kernels take `identify` and stop at the certificate all the same: the active sets are as they are then.
-void solve(bool is_double, PROBLEM_PARAMETERS, double tol, index max_iter, bool identify, address init_dual, address weights,
-           address dual, address gap, address objective, address n_iter, address status, address active, LAUNCH_PARAMETERS) {
+// The kernels take `identify` and stop at the certificate all the same: the active sets are as they are then. They start from the dual.
+void solve(bool is_double, PROBLEM_PARAMETERS, double tol, index max_iter, bool identify, address init_dual, address init_weights,
+           address weights, address dual, address gap, address objective, address n_iter, address status, address active,
+           LAUNCH_PARAMETERS) {
   const auto launch = [&](auto type) {
     using T = decltype(type);
     sparsesvm::cuda::solve(
-        solve_arguments<T>(PROBLEM, tol, max_iter, identify, init_dual, weights, dual, gap, objective, n_iter, status, active),
+        solve_arguments<T>(PROBLEM, tol, max_iter, identify, init_dual, init_weights, weights, dual, gap, objective, n_iter, status, active),
         LAUNCH);
   };
   is_double ? launch(double{}) : launch(float{});

@@ -1,5 +1,5 @@
-// Accelerated projected gradient on the dual with restart: the start of every solve with lambda1 > 0, and the method where a dense
-// model is too large or stalls. An iteration is two passes over the features, which a device does as fast as it reads them.
+// Accelerated projected gradient on the dual with restart: what comes before and between the Newton steps. An iteration is two
+// passes over the features, which a device does as fast as it reads them.
 #pragma once
 
 #include <cmath>
@@ -10,33 +10,11 @@
 SPARSESVM_BEGIN
 namespace gpu {
 
-// Bound on the largest eigenvalue of F F': from the Gram matrix, or where that is too large sqrt of the product of the largest
-// absolute row and column sums squared.
+// Bound on the largest eigenvalue of F F', from the Gram matrix.
 template <typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE double feature_bound(Team team, const Task<T>& task, const StateArrays& s, const ModelArrays& model,
+SPARSESVM_HD SPARSESVM_NOINLINE double feature_bound(Team team, const Task<T>& task, const ModelArrays& model,
                                                      const PanelArrays& panel) {
   const int n = task.n;
-  if (n > model.gram_size) {
-    for (int i = team.part() * team.warps() + team.warp(); i < n; i += team.parts() * team.warps()) {
-      double total = 0;
-      for (int j = team.lane(); j < task.m; j += lanes) total += fabs(static_cast<double>(task.rows[i][j]));
-      total = team.warp_sum(total);
-      if (team.lane() == 0) s.value[i] = total;
-    }
-    for (int j = team_rank(team); j < task.m; j += team_size(team)) {
-      double total = 0;
-      for (int i = 0; i < n; ++i) total += fabs(static_cast<double>(task.rows[i][j]));
-      s.v[j] = total;
-    }
-    team.sync_team();
-    double row = 0, column = 0;
-    for (int i = team.rank(); i < n; i += team.size()) row = larger(row, s.value[i]);
-    for (int j = team.rank(); j < task.m; j += team.size()) column = larger(column, s.v[j]);
-    row = team.max(row);
-    column = team.max(column);
-    team.sync_team();
-    return row * column;
-  }
   for (int e = team_rank(team); e < n * n; e += team_size(team)) model.gram[e] = 0;
   for (int b = team_rank(team); b < task.n_groups; b += team_size(team)) panel.list[b] = b;
   const int width = PanelArrays::groups(task);

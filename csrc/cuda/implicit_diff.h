@@ -116,6 +116,10 @@ class ImplicitDiff {
   // the whole support set.
   SPARSESVM_HD void prepare(const Batch<T>& batch, const SolutionView<T>& solution, index number) {
     bind(team_, task_, batch, number);
+    const bool differentiable = task_.lambda2 > 0;
+    team_.sync();
+    if (team_.rank() == 0 && !differentiable) task_.lambda2 = __builtin_nan("");  // and NaN is what comes out everywhere
+    team_.sync();
     const int k = task_.k, m = task_.m;
     dual_ = solution.dual + number * task_.n_samples * k;
     const T* weights = solution.weights + number * k * m;
@@ -131,7 +135,7 @@ class ImplicitDiff {
       }
       const double norm = sqrt(square), shrunk = task_.lambda2 * norm;
       const bool positive = !(norm <= 0);  // NaN stays visible
-      d_.active[b] = positive || task_.lambda1 == 0;
+      d_.active[b] = positive || task_.lambda1 == 0 || !differentiable;
       d_.inverse[b] = positive ? 1 / norm : 0.0;
       d_.keep[b] = task_.lambda1 > 0 ? shrunk / (task_.lambda1 + shrunk) : 1.0;
     }

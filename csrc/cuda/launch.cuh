@@ -50,9 +50,9 @@ template <typename T>
 void check_sizes(const Batch<T>& batch) {
   constexpr index limit = std::numeric_limits<int>::max();
   const index widest = 2 * batch.n_way + batch.group_size + gpu::panel_groups;
-  if (batch.n_samples > limit / widest || batch.n_features > limit / 2 || batch.n_way > limit / 4) {
+  if (batch.n_samples > limit / widest || batch.n_features > limit / (2 * batch.n_way)) {
     throw std::invalid_argument(
-        "a task on a CUDA device must have n_support * (2 * n_way + group_size + 128) and 2 * n_features below 2**31; got " +
+        "a task on a CUDA device must have n_support * (2 * n_way + group_size + 128) and 2 * n_features * n_way below 2**31; got " +
         std::to_string(batch.n_samples) + " samples of " + std::to_string(batch.n_features) + " features in groups of " +
         std::to_string(batch.group_size) + " and " + std::to_string(batch.n_way) + " classes. Solve it on the CPU.");
   }

@@ -31,7 +31,7 @@ class NewtonStep {
 
  private:
   static constexpr int max_refinements = 3;
-  static constexpr int max_rounds = 25;
+  static constexpr int max_rounds = 6;
 
   SPARSESVM_HD NewtonStep(Team team, const SolveWorkspace<T>& w)
       : team_(team), w_(w), task_(w.task), state_(w.state), model_(w.model), panel_(w.panel) {}

@@ -11,9 +11,9 @@ SPARSESVM_HD bool is_borderline(const SolveWorkspace<T>& w, int b) {
   return w.state.norm[b] > w.task.lambda1 && !(w.state.norm[b] > (1 + 1e-9) * w.task.lambda1);
 }
 
-// Whether the objective without weights is no larger.
+// The loss at W = 0, which is the objective.
 template <typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE bool no_weights_are_as_good(Team team, const SolveWorkspace<T>& w) {
+SPARSESVM_HD SPARSESVM_NOINLINE double loss_without_weights(Team team, const SolveWorkspace<T>& w) {
   const Task<T>& task = w.task;
   const int k = task.k;
   for (int i = team_rank(team); i < task.n; i += team_size(team)) {
@@ -25,7 +25,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool no_weights_are_as_good(Team team, const Sol
   team.sync_team();
   double without = 0;
   for (int i = team.rank(); i < task.n; i += team.size()) without += w.state.value[i];
-  return team.sum(without) <= w.state.objective;
+  return team.sum(without);
 }
 
 // 0: no weights, where these are no better (from lambda1_max on). 1: no weights in groups whose norm exceeds lambda1 by rounding
@@ -36,7 +36,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool change_weights(Team team, const SolveWorksp
   const int k = task.k, m = task.m;
   if (stage < 2 && !(task.lambda1 > 0)) return false;
   if (stage == 2 && sizeof(T) == sizeof(double)) return false;
-  double worth = stage == 0 && no_weights_are_as_good(team, w) ? 1 : 0;
+  double worth = stage == 0 && loss_without_weights(team, w) <= w.state.objective ? 1 : 0;
   const Range groups = task.own_groups(team);
   if (stage == 1) {
     for (int b = team.rank(); b < task.n_groups; b += team.size()) worth = larger(worth, is_borderline(w, b) ? 1.0 : 0.0);
@@ -57,6 +57,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool change_weights(Team team, const SolveWorksp
   return true;
 }
 
+// The solution that `state` holds, with the groups of `model.on` as the active ones.
 template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspace<T>& w, const SolveArguments<T>& arguments,
                                                    index number, Status status, int iterations) {
@@ -73,7 +74,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspa
     }
   }
   for (int b = team_rank(team); b < task.n_groups; b += team_size(team)) {
-    arguments.active[number * task.n_groups + b] = finite && w.state.norm[b] > task.lambda1;
+    arguments.active[number * task.n_groups + b] = finite && w.model.on[b];
   }
   T* dual = arguments.dual + number * task.n_samples * k;
   for (int e = team_rank(team); e < n * k; e += team_size(team)) {

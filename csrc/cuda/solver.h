@@ -1,8 +1,10 @@
-// The algorithm: first-order steps to the neighbourhood of the solution, then Newton steps to the certificate.
+// The algorithm (core/svm/dual_solver.h): first-order steps to the neighbourhood of the solution, then Newton steps to the
+// certificate; and where these do not get there, or the task is large, the proximal method of multipliers.
 #pragma once
 
 #include "cuda/newton.h"
 #include "cuda/output.h"
+#include "cuda/proximal_solver.h"
 #include "cuda/start.h"
 #include "cuda/state.h"
 
@@ -17,50 +19,62 @@ class Solver {
 
   SPARSESVM_HD void solve(const SolveArguments<T>& arguments, index number) {
     bind(team_, task_, arguments.batch, number);
-    n_absent_ = find_absent_classes(team_, w_);
-    feature_bound_ = feature_bound(team_, task_, state_, w_.model, w_.panel);
-    const double lambda2 = task_.lambda2, smoothing = task_.smoothing, target = arguments.tol * task_.total_weight;
-    const double* init_dual = arguments.init_dual == nullptr ? nullptr : arguments.init_dual + number * task_.n_samples * task_.k;
-    start_dual(team_, w_, init_dual);
-    warm_ = init_dual != nullptr;
-    Status status = Status::stalled;
-    double first_gap = 0, factor = 1;
-    int iterations = 0;
+    const double target = arguments.tol * task_.total_weight;
     const int limit = static_cast<int>(smaller<index>(arguments.max_iter, 1 << 30));
-    // Where lambda2 is tiny the dual is nearly a linear program, and Newton steps from far away stall. Then each problem of a
-    // sequence starts at the solution of one with ten times its lambda2, and the better of both attempts is kept.
-    for (int stage = 0; stage <= last_stage; ++stage) {
-      const bool in_between = stage > 0 && stage < last_stage;
-      set_lambda2(lambda2 * factor, smoothing / factor);
-      const double loose = larger(target, 1e-5 * task_.total_weight);
-      const int until =
-          stage == 0 ? static_cast<int>(static_cast<index>(limit) * 2 / 5) : (in_between ? smaller(iterations + 10, limit) : limit);
-      status = iterate(in_between ? loose : target, until, iterations);
-      if (stage == 0) {
-        if (status == Status::converged || status == Status::non_finite || iterations >= limit) break;
-        first_gap = best_gap_;
-        copy(w_.best, w_.first_try);
-        start_dual(team_, w_, init_dual);
-        warm_ = init_dual != nullptr;
-        factor = 1e5;
-      } else if (in_between) {
-        copy(w_.best, state_.dual);
-        warm_ = true;
-        factor = stage == last_stage - 1 ? 1.0 : 0.1 * factor;
-      } else if (best_gap_ > first_gap) {
-        copy(w_.first_try, w_.best);
-        best_is_current_ = false;
+    const double* init = arguments.init_dual == nullptr ? nullptr : arguments.init_dual + number * task_.n_samples * task_.k;
+    n_absent_ = find_absent_classes(team_, w_);
+    start_dual(team_, w_, init);
+    int iterations = 0;
+    if (!(task_.total_weight <= 1e300)) {
+      write_outputs(team_, w_, arguments, number, Status::non_finite, iterations);
+      return;
+    }
+    const bool large = is_large(task_, max_model_size) || task_.n > w_.model.gram_size;
+    if (!large) {
+      feature_bound_ = feature_bound(team_, task_, w_.model, w_.panel);
+      warm_ = init != nullptr;
+      const int first_try = task_.k > 1 ? smaller(limit, max_newton) : limit;
+      const Status status = iterate(target, first_try, iterations);
+      if (status == Status::converged || status == Status::non_finite || iterations >= limit || task_.k == 1) {
+        write(arguments, number, status, iterations);
+        return;
       }
     }
-    write(arguments, number, status, iterations);
+    go_on(arguments, number, init, large, iterations);
   }
 
  private:
   using Newton = NewtonStep<T, Team>;
+  using Rules = ProximalRules;
 
-  static constexpr int last_stage = 6;
+  // A Newton step on the dual that goes wrong takes thousands of barriers, more than the whole proximal method: a device gives up
+  // sooner than the CPU.
+  static constexpr int max_newton = 15;  // iterations
+  static constexpr int max_idle = 4;     // of them that do not halve the gap
   static constexpr int max_warm_bursts = 6;
   static constexpr int burst = 25;
+
+  // The proximal method, and where it converged Newton steps on the dual: so close to the solution they may be exact after all.
+  SPARSESVM_HD void go_on(const SolveArguments<T>& arguments, index number, const double* init, bool large, int iterations) {
+    ProximalSolver<T, Team> proximal(team_, w_);
+    index counted = iterations;
+    const index limit = iterations + smaller<index>(arguments.max_iter, 1 << 30);
+    const Status status = proximal.solve(init, arguments.tol * task_.total_weight, limit, counted);
+    iterations = static_cast<int>(counted);
+    if (!large && status != Status::converged && best_gap_ < proximal.gap()) {
+      best_is_current_ = false;
+      write(arguments, number, status, iterations);
+      return;
+    }
+    proximal.write(arguments, number, status, iterations);
+    if (large || status != Status::converged) return;
+    const double gap = proximal.gap();
+    warm_ = true;
+    const index last = smaller(static_cast<index>(iterations) + Rules::polishing, arguments.max_iter);
+    if (iterate(0.1 * gap, static_cast<int>(last), iterations) != Status::non_finite && best_gap_ < gap) {
+      write(arguments, number, status, iterations);
+    }
+  }
 
   SPARSESVM_HD void copy(const double* from, double* to) {
     team_.sync_team();
@@ -68,23 +82,14 @@ class Solver {
     team_.sync_team();
   }
 
-  SPARSESVM_HD void set_lambda2(double lambda2, double smoothing) {
-    team_.sync();
-    if (team_.rank() == 0) {
-      task_.lambda2 = lambda2;
-      task_.smoothing = smoothing;
-    }
-    team_.sync();
-  }
-
   // Outer iterations from the dual until the certificate, counted on from `iterations` up to max_iter.
   SPARSESVM_HD Status iterate(double target, int max_iter, int& iterations) {
     const double total = task_.total_weight, lipschitz = dual_lipschitz(team_, task_, feature_bound_);
     bool scaling = task_.lambda1 > 0 && !warm_;
     int warming = scaling ? max_warm_bursts : 0;
-    bool polishing = false, prefer_first_order = false, fresh = true;
+    bool polishing = false, fresh = true;
     double searching = 0, gap_before = 0, reference_gap = 0;
-    int since_progress = 0, stalls = 0, extra = 0, first_order = 0;
+    int since_progress = 0, extra = 0, first_order = 0;
     best_gap_ = 0;
     for (;;) {
       if (first_order > 0) {
@@ -128,12 +133,9 @@ class Solver {
       if (iterations >= max_iter) return Status::max_iter;
       if (fresh || best_gap_ < 0.5 * reference_gap) {
         reference_gap = best_gap_;
-        since_progress = stalls = 0;
-        prefer_first_order = false;
-      } else if (++since_progress >= 5) {
         since_progress = 0;
-        prefer_first_order = !prefer_first_order;
-        if (++stalls >= 8) return Status::stalled;
+      } else if (++since_progress >= max_idle) {
+        return Status::stalled;
       }
       // One outer iteration.
       ++iterations;
@@ -144,7 +146,7 @@ class Solver {
       } else {
         warming = 0;
         gap_before = state_.gap;
-        searching = prefer_first_order ? 0.0 : Newton::step(team_, w_, state_.gap, target);
+        searching = Newton::step(team_, w_, state_.gap, target);
         polishing = searching < 0 && task_.lambda1 > 0;
         if (!(searching < 0)) first_order = 2 * burst;
       }
@@ -176,6 +178,7 @@ class Solver {
       team_.sync();
       again = stage == 2 && !(now <= larger(gap, target));
     }
+    for (int b = team_rank(team_); b < task_.n_groups; b += team_size(team_)) w_.model.on[b] = state_.norm[b] > task_.lambda1;
     write_outputs(team_, w_, arguments, number, status, iterations);
   }
 
@@ -183,7 +186,7 @@ class Solver {
   SolveWorkspace<T>& w_;
   Task<T>& task_;
   StateArrays& state_;
-  double best_gap_ = 0;       // of this attempt
+  double best_gap_ = 0;
   double feature_bound_ = 0;  // on the largest eigenvalue of F F'
   int n_absent_ = 0;          // classes without samples
   bool warm_ = false;

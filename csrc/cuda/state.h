@@ -11,10 +11,9 @@
 SPARSESVM_BEGIN
 namespace gpu {
 
-// V, norms and W = BST(V, lambda1) of a block's own groups, from coefficients (n, k). `inverse` multiplies W.
+// V and its norms on a block's own groups, from coefficients (n, k).
 template <typename S, typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE void link(Team block, const Task<T>& task, const S* coefficients, S* v, S* w, double* norm,
-                                          double lambda1, double inverse) {
+SPARSESVM_HD SPARSESVM_NOINLINE void pull_groups(Team block, const Task<T>& task, const S* coefficients, S* v, double* norm) {
   const Range groups = task.own_groups(block), columns = task.columns(groups);
   combine_rows(block, task.rows, task.n, coefficients, task.k, task.m, columns, v);
   block.sync();
@@ -24,9 +23,19 @@ SPARSESVM_HD SPARSESVM_NOINLINE void link(Team block, const Task<T>& task, const
       const S* row = v + static_cast<index>(l) * task.m + b * task.g;
       for (int j = 0; j < task.g; ++j) square += row[j] * row[j];
     }
-    const double length = sqrt(static_cast<double>(square));
-    norm[b] = length;
-    const S factor = static_cast<S>(soft_threshold_factor(length, lambda1) * inverse);
+    norm[b] = sqrt(static_cast<double>(square));
+  }
+  block.sync();
+}
+
+// The same, and W = BST(V, lambda1) times `inverse`.
+template <typename S, typename T, class Team>
+SPARSESVM_HD SPARSESVM_NOINLINE void link(Team block, const Task<T>& task, const S* coefficients, S* v, S* w, double* norm,
+                                          double lambda1, double inverse) {
+  pull_groups(block, task, coefficients, v, norm);
+  const Range groups = task.own_groups(block);
+  for (int b = groups.begin + block.rank(); b < groups.end; b += block.size()) {
+    const S factor = static_cast<S>(soft_threshold_factor(norm[b], lambda1) * inverse);
     for (int l = 0; l < task.k; ++l) {
       const index at = static_cast<index>(l) * task.m + b * task.g;
       for (int j = 0; j < task.g; ++j) w[at + j] = factor * v[at + j];

@@ -22,7 +22,7 @@ struct Task {
   int n, n_samples, m, k, g, n_groups;  // n: samples with positive weight; g: features per group
   int chunk_groups, n_chunks;           // features are summed over in chunks, whose sums are added in order
   double lambda1, lambda2;
-  double smoothing;     // dual_reg / lambda2
+  double smoothing;     // dual_reg / lambda2, zero without lambda2
   double total_weight;  // objective at W = 0; NaN where labels, weights or penalties are out of range
   Rows<T> rows;         // present samples first, then the absent ones
   int* sample;          // (n_samples) position in the batch's task
@@ -99,12 +99,13 @@ SPARSESVM_HD SPARSESVM_NOINLINE void bind(Team team, Task<T>& task, const Batch<
   count = team.sum(count);
   bad = team.sum(bad);
   const double lambda1 = batch.lambda1[number], lambda2 = batch.lambda2[number];
-  const bool fine = !(bad > 0) && lambda1 >= 0 && lambda1 <= 1e300 && lambda2 > 0 && lambda2 <= 1e300;
+  const bool fine = !(bad > 0) && lambda1 >= 0 && lambda1 <= 1e300 && lambda2 >= 0 && lambda2 <= 1e300 &&
+                    (lambda2 > 0 || (lambda1 > 0 && !(batch.dual_reg > 0)));
   if (team.rank() == 0) {
     task.n = static_cast<int>(count);
     task.lambda1 = lambda1;
     task.lambda2 = lambda2;
-    task.smoothing = batch.dual_reg / lambda2;
+    task.smoothing = batch.dual_reg > 0 ? batch.dual_reg / lambda2 : 0.0;
     task.total_weight = fine ? total : __builtin_nan("");
     task.rows = {batch.features + number * batch.task_stride, batch.row_stride, task.sample};
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/linear_algebra/arena.h"
+#include "core/svm/class_basis.h"
 #include "cuda/task.h"
 
 SPARSESVM_BEGIN
@@ -11,7 +12,7 @@ namespace gpu {
 #ifndef SPARSESVM_MAX_MODEL_SIZE  // the race check lowers it
 #define SPARSESVM_MAX_MODEL_SIZE 2048
 #endif
-// Entries of a dense model; beyond, and where it stalls, the first-order method goes on.
+// Entries of a dense model or factor; beyond, the proximal method takes over and conjugate gradients solve.
 constexpr int max_model_size = SPARSESVM_MAX_MODEL_SIZE;
 constexpr int panel_groups = 128;
 
@@ -116,13 +117,13 @@ struct ModelArrays {
   double* square;     // (groups) ||dV_G||^2
   double* value;      // (4) results of the first block for the others
   int max_inner;
-  int gram_size;  // 0 where the samples are too many
+  int gram_size;
 
   template <typename T>
   SPARSESVM_HD void take(Arena& arena, const Task<T>& task) {
     const index n = task.n_samples, k = task.k;
     max_inner = static_cast<int>(smaller<index>(n * larger<index>(k - 1, 1), max_model_size));
-    gram_size = n <= max_model_size ? static_cast<int>(n) : 0;
+    gram_size = static_cast<int>(smaller<index>(n, max_model_size));
     const index square_size = static_cast<index>(max_inner) * max_inner;
     start = arena.take<int>(n + 1);
     label = arena.take<int>(n * k);
@@ -152,16 +153,75 @@ struct ModelArrays {
   }
 };
 
+// The proximal method of multipliers. Matrices over features are (m, k), those over the columns of the working set (columns, k).
+template <typename T>
+struct ProximalArrays {
+  // The iterate and its certificate; coefficients, V and its norms are in StateArrays.
+  double *w, *w_centre, *best_w;  // (m, k)
+  double *p, *p_centre, *best_p;  // (n, k)
+  double *z, *dz;                 // (n, k) scores, and their change along `direction`
+  double* by_sample;              // (n, 4) what samples add to sums
+  double *square, *sigma;         // (groups) units, and curvature of the proximal term
+  double *by_group, *excess;      // (groups) what groups add to sums; how much ||X_G|| exceeds lambda1
+  char* flag;                     // (groups)
+  double rho, best_primal, best_dual, rounding, loss_gap, penalty_gap;
+  // The working set, whose groups PanelArrays lists.
+  int n_set;
+  T* columns;                                        // (columns, n)
+  double *set_w, *centre, *pull, *gradient, *direction;  // (columns, k); `centre` holds sigma W_t
+  double* mu;                                        // (groups)
+  // The free samples, their free entries and the bases of these.
+  int n_free, n_coordinates;
+  int *free, *first, *base, *support;         // (n), first (n + 1)
+  int *coordinate_free, *coordinate_label;    // (n (k - 1))
+  double *free_weight, *inverse;              // (n)
+  double* bent;                               // (n, k)
+  int* count;                                 // (2)
+  // The model of a step, and the Newton system on its active groups.
+  ClassBasis basis;
+  double *moved, *slope, *step, *right, *image, *unit;  // (columns, k)
+  double *curvature, *crossing, *along, *across, *preconditioner;  // (groups)
+  int* active;
+  double *residual, *conditioned, *search, *product;  // (columns, k)
+  double *vector, *reduced_vector;                    // (panel_groups or columns of a group, k)
+
+  SPARSESVM_HD void take(Arena& arena, const Task<T>& task) {
+    const index n = task.n_samples, k = task.k, m = task.m, groups = task.n_groups;
+    for (double** array : {&w, &w_centre, &best_w, &set_w, &centre, &pull, &gradient, &direction, &moved, &slope, &step, &right,
+                           &image, &unit, &residual, &conditioned, &search, &product}) {
+      *array = arena.take<double>(m * k);
+    }
+    for (double** array : {&p, &p_centre, &best_p, &z, &dz, &bent}) *array = arena.take<double>(n * k);
+    for (double** array :
+         {&square, &sigma, &by_group, &excess, &mu, &curvature, &crossing, &along, &across, &preconditioner}) {
+      *array = arena.take<double>(groups);
+    }
+    by_sample = arena.take<double>(4 * n);
+    flag = arena.take<char>(groups);
+    columns = arena.take<T>(m * n);
+    for (int** array : {&free, &base, &support}) *array = arena.take<int>(n);
+    first = arena.take<int>(n + 1);
+    for (int** array : {&coordinate_free, &coordinate_label}) *array = arena.take<int>(n * larger<index>(k - 1, 1));
+    free_weight = arena.take<double>(n);
+    inverse = arena.take<double>(n);
+    count = arena.take<int>(2);
+    basis = ClassBasis(k, arena);
+    active = arena.take<int>(groups);
+    vector = arena.take<double>(larger<index>(panel_groups, task.g) * k);
+    reduced_vector = arena.take<double>(panel_groups * k);
+  }
+};
+
 template <typename T>
 struct SolveWorkspace {
   Task<T> task;
   StateArrays state;
   ModelArrays model;
   PanelArrays panel;
-  double* best;       // (n, k) dual of the smallest gap of this attempt
-  double* first_try;  // (n, k) that of the attempt before
-  double* absent;     // (k) one for a class without samples
-  double* previous;   // (n, k) first-order iterate
+  ProximalArrays<T> proximal;
+  double* best;      // (n, k) dual of the smallest gap
+  double* absent;    // (k) one for a class without samples
+  double* previous;  // (n, k) first-order iterate
 
   SPARSESVM_HD void take(Arena& arena, const Batch<T>& batch) {
     task.set_sizes(batch);
@@ -170,8 +230,8 @@ struct SolveWorkspace {
     model.take(arena, task);
     panel.take(arena, task, larger(model.max_inner, 1));
     const index n = task.n_samples, k = task.k;
+    proximal.take(arena, task);
     best = arena.take<double>(n * k);
-    first_try = arena.take<double>(n * k);
     absent = arena.take<double>(k);
     previous = arena.take<double>(n * k);
   }

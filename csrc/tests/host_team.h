@@ -8,6 +8,7 @@
 #include <ucontext.h>
 
 #include <condition_variable>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -18,9 +19,12 @@
 
 #include "cuda/team.h"
 
+// ThreadSanitizer counts the calls and returns of what it instruments; functions that leave in another way must not be.
+#define SPARSESVM_SWITCH __attribute__((noinline, no_sanitize("thread")))
+
 namespace sparsesvm::testing {
 
-constexpr int lanes = 32;
+constexpr int lanes = 32, slot_width = lanes;
 
 // The threads that a collective call waits for, by kind: those of a warp, a block, or the team.
 enum class Scope { warp, block, team };
@@ -51,48 +55,49 @@ class HostTeam {
   void sync_team() const { machine_.wait(thread_, Scope::team, "sync_team"); }
 
   double sum(double x) const {
-    exchange(x, Scope::block, "sum");
+    const double* values = exchange(x, Scope::block, "sum");
     double total = 0;
-    for (int t = 0; t < size(); ++t) total += slot(part() * size() + t);
-    machine_.wait(thread_, Scope::block, "sum read");
+    for (int t = 0; t < size(); ++t) total += values[t * slot_width];
     return total;
   }
   double max(double x) const {
-    exchange(x, Scope::block, "max");
-    double best = slot(part() * size());
-    for (int t = 1; t < size(); ++t) best = slot(part() * size() + t) > best ? slot(part() * size() + t) : best;
-    machine_.wait(thread_, Scope::block, "max read");
+    const double* values = exchange(x, Scope::block, "max");
+    double best = values[0];
+    for (int t = 1; t < size(); ++t) best = values[t * slot_width] > best ? values[t * slot_width] : best;
     return best;
   }
   double warp_sum(double x) const {
-    exchange(x, Scope::warp, "warp_sum");
+    const double* values = exchange(x, Scope::warp, "warp_sum");
     double total = 0;
-    for (int t = 0; t < lanes; ++t) total += slot(thread_ - lane() + t);
-    machine_.wait(thread_, Scope::warp, "warp_sum read");
+    for (int t = 0; t < lanes; ++t) total += values[t * slot_width];
     return total;
   }
-  double warp_broadcast(double x, int from) const {
-    exchange(x, Scope::warp, "warp_broadcast");
-    const double value = slot(thread_ - lane() + from);
-    machine_.wait(thread_, Scope::warp, "warp_broadcast read");
-    return value;
-  }
+  double warp_broadcast(double x, int from) const { return exchange(x, Scope::warp, "warp_broadcast")[from * slot_width]; }
   template <typename S, int N>
   S warp_sums(const S (&values)[N]) const {
     static_assert(N <= lanes);
-    for (int e = 0; e < N; ++e) machine_.slots[thread_ * lanes + e] = static_cast<double>(values[e]);
+    double* own = next_slot(Scope::warp);
+    for (int e = 0; e < N; ++e) own[e] = static_cast<double>(values[e]);
     machine_.wait(thread_, Scope::warp, "warp_sums");
+    const double* all = own - lane() * slot_width;
     S total = 0;
-    for (int t = 0; t < lanes && lane() < N; ++t) total += static_cast<S>(machine_.slots[(thread_ - lane() + t) * lanes + lane()]);
-    machine_.wait(thread_, Scope::warp, "warp_sums read");
+    for (int t = 0; t < lanes && lane() < N; ++t) total += static_cast<S>(all[t * slot_width + lane()]);
     return total;
   }
 
  private:
-  double& slot(int thread) const { return machine_.slots[thread * lanes]; }
-  void exchange(double x, Scope scope, const char* kind) const {
-    slot(thread_) = x;
+  // Two slots for each scope in turn: what is written next waits until all have come to the call after this one, and so have read.
+  double* next_slot(Scope scope) const {
+    int& turn = machine_.turns[2 * thread_ + (scope == Scope::warp)];
+    turn = 1 - turn;
+    return &machine_.slots[((scope == Scope::warp ? 2 : 0) + turn) * slot_width * machine_.shape.all() + thread_ * slot_width];
+  }
+  // The values of all members of the scope, that of the first one first.
+  const double* exchange(double x, Scope scope, const char* kind) const {
+    double* own = next_slot(scope);
+    *own = x;
     machine_.wait(thread_, scope, kind);
+    return own - (scope == Scope::warp ? lane() : rank()) * slot_width;
   }
 
   Machine& machine_;
@@ -106,7 +111,12 @@ class Fibers {
 
   // seed 0: threads run in order of rank; else in an order drawn at every turn.
   Fibers(Shape shape_, unsigned seed)
-      : shape(shape_), slots(static_cast<std::size_t>(shape.all()) * lanes), seed_(seed), fibers_(shape.all()) {}
+      : shape(shape_),
+        slots(static_cast<std::size_t>(4) * shape.all() * slot_width),
+        turns(2 * shape.all()),
+        seed_(seed),
+        fibers_(shape.all()),
+        gates_{std::vector<Gate>(shape.all() / lanes), std::vector<Gate>(shape.parts), std::vector<Gate>(1)} {}
 
   void run(const std::function<void(const Team&)>& body) {
     body_ = &body;
@@ -119,8 +129,7 @@ class Fibers {
         Fiber& fiber = fibers_[(offset + static_cast<long>(turn) * stride) % n];
         if (fiber.state == State::ready) {
           any = true;
-          current_ = &fiber;
-          swapcontext(&scheduler_, &fiber.context);
+          enter(fiber);
           if (!error_.empty()) throw std::runtime_error(error_);
         }
         done = done && fiber.state == State::done;
@@ -132,60 +141,77 @@ class Fibers {
 
   void wait(int thread, Scope scope, const char* kind) {
     const int group = shape.group(scope, thread), members = shape.members(scope);
-    int arrived = 0;
-    for (int t = group * members; t < (group + 1) * members; ++t) {
-      const Fiber& other = fibers_[t];
-      if (t == thread || other.state != State::waiting) continue;
-      // It may be ahead in a group that this thread is no part of; else both must have come to the same call.
-      if (shape.group(other.scope, t) != shape.group(other.scope, thread)) continue;
-      if (other.scope != scope || std::string(other.kind) != kind) {
-        error_ = "barrier divergence: a thread waits in " + std::string(other.kind) + ", another in " + kind;
-        swapcontext(&fibers_[thread].context, &scheduler_);
-      }
-      ++arrived;
+    Gate& gate = gates_[static_cast<int>(scope)][group];
+    if (gate.arrived > 0 && std::strcmp(gate.kind, kind) != 0) {
+      error_ = "barrier divergence: a thread waits in " + std::string(gate.kind) + ", another in " + kind;
+      leave(fibers_[thread]);
     }
-    if (arrived == members - 1) {
+    gate.kind = kind;
+    if (++gate.arrived == members) {
+      gate.arrived = 0;
       for (int t = group * members; t < (group + 1) * members; ++t) fibers_[t].state = State::ready;
       return;
     }
     Fiber& self = fibers_[thread];
     self.state = State::waiting;
-    self.scope = scope;
     self.kind = kind;
-    swapcontext(&self.context, &scheduler_);
+    leave(self);
   }
 
   const Shape shape;
   std::vector<double> slots;
+  std::vector<int> turns;
 
  private:
   enum class State { ready, waiting, done };
-  struct Fiber {
-    ucontext_t context;
-    std::unique_ptr<char[]> stack;
-    State state = State::ready;
-    Scope scope = Scope::block;
+  // Those of a group who have come to its next barrier.
+  struct Gate {
+    int arrived = 0;
     const char* kind = "";
   };
+
+  // Where a fiber goes on. swapcontext would save the signal mask too, by a system call that takes most of the time.
+  using Place = void*[5];
+
+  struct Fiber {
+    ucontext_t context;
+    Place place;
+    bool started = false;
+    std::unique_ptr<char[]> stack;
+    State state = State::ready;
+    const char* kind = "";
+  };
+
+  SPARSESVM_SWITCH void enter(Fiber& fiber) {
+    if (__builtin_setjmp(scheduler_place_) != 0) return;
+    if (fiber.started) resume(fiber.place);
+    fiber.started = true;
+    setcontext(&fiber.context);
+  }
+  SPARSESVM_SWITCH void leave(Fiber& fiber) {
+    if (__builtin_setjmp(fiber.place) == 0) resume(scheduler_place_);
+  }
+  SPARSESVM_SWITCH static void resume(Place place) { __builtin_longjmp(place, 1); }
 
   void start(int t) {
     constexpr std::size_t stack_bytes = 128 << 10;
     Fiber& fiber = fibers_[t];
     fiber.stack.reset(new char[stack_bytes]);
     fiber.state = State::ready;
+    fiber.started = false;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = stack_bytes;
-    fiber.context.uc_link = &scheduler_;
     const auto self = reinterpret_cast<std::uintptr_t>(this);
-    makecontext(&fiber.context, reinterpret_cast<void (*)()>(&Fibers::enter), 3, static_cast<unsigned>(self >> 32),
+    makecontext(&fiber.context, reinterpret_cast<void (*)()>(&Fibers::body), 3, static_cast<unsigned>(self >> 32),
                 static_cast<unsigned>(self), t);
   }
 
-  static void enter(unsigned high, unsigned low, int t) {
+  SPARSESVM_SWITCH static void body(unsigned high, unsigned low, int t) {
     auto* machine = reinterpret_cast<Fibers*>(static_cast<std::uintptr_t>(high) << 32 | low);
     (*machine->body_)(Team(*machine, t));
     machine->fibers_[t].state = State::done;
+    resume(machine->scheduler_place_);
   }
 
   std::string stuck() const {
@@ -214,8 +240,8 @@ class Fibers {
 
   unsigned seed_;
   std::vector<Fiber> fibers_;
-  ucontext_t scheduler_;
-  Fiber* current_ = nullptr;
+  std::vector<Gate> gates_[3];  // of each scope
+  Place scheduler_place_;
   const std::function<void(const Team&)>* body_ = nullptr;
   std::string error_;
 };
@@ -227,7 +253,8 @@ class Threads {
 
   explicit Threads(Shape shape_)
       : shape(shape_),
-        slots(static_cast<std::size_t>(shape.all()) * lanes),
+        slots(static_cast<std::size_t>(4) * shape.all() * slot_width),
+        turns(2 * shape.all()),
         warps_(shape.all() / lanes),
         blocks_(shape.parts),
         team_(1) {}
@@ -245,6 +272,7 @@ class Threads {
 
   const Shape shape;
   std::vector<double> slots;
+  std::vector<int> turns;
 
  private:
   struct Barrier {

@@ -6,7 +6,7 @@
 
 SPARSESVM_BEGIN
 
-// Dense models up to this many candidates; beyond it a first-order method is cheaper and the memory would be quadratic.
+// Dense models up to this many candidates; beyond it other methods are cheaper and the memory would be quadratic.
 constexpr index max_model_size = 2048;
 
 // Those of sample i are start[i] .. start[i + 1] - 1.

@@ -14,14 +14,15 @@ SPARSESVM_BEGIN
 
 class ClassBasis {
  public:
-  ClassBasis(index k, Arena& arena) : k_(k), scale_(arena.take<double>(k)) {}
+  ClassBasis() = default;
+  SPARSESVM_HD ClassBasis(index k, Arena& arena) : k_(k), scale_(arena.take<double>(k)) {}
 
-  void fill() {
+  SPARSESVM_HD void fill() {
     for (index c = 0; c + 1 < k_; ++c) scale_[c] = 1 / std::sqrt(static_cast<double>((c + 1) * (c + 2)));
   }
 
   // to (k - 1) = coordinates of from (k); what from has along the ones is dropped.
-  void reduce(const double* from, double* to, index stride = 1) const {
+  SPARSESVM_HD void reduce(const double* from, double* to, index stride = 1) const {
     double sum = 0;
     for (index c = 0; c + 1 < k_; ++c) {
       sum += from[c];
@@ -30,7 +31,7 @@ class ClassBasis {
   }
 
   // to (k) = the vector with coordinates from (k - 1).
-  void expand(const double* from, double* to, index stride = 1) const {
+  SPARSESVM_HD void expand(const double* from, double* to, index stride = 1) const {
     double sum = 0;
     for (index l = k_ - 1; l > 0; --l) {
       const double x = scale_[l - 1] * from[(l - 1) * stride];

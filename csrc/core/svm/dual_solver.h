@@ -12,6 +12,7 @@
 #include "core/svm/identification.h"
 #include "core/svm/newton.h"
 #include "core/svm/output.h"
+#include "core/svm/proximal_rules.h"
 #include "core/svm/proximal_solver.h"
 #include "core/svm/task.h"
 #include "core/svm/working_set.h"
@@ -38,44 +39,70 @@ class DualSolver {
     task_.bind(arguments.batch, number);
     const double target = arguments.tol * task_.total_weight;
     index iterations = 0;
-    const bool large = is_large();
+    const bool large = is_large(task_, max_model_size) || has_intercept();
     if (!large) {
       start(arguments, number);
-      const index first_try = task_.k > 1 && arguments.max_iter > max_newton ? max_newton : arguments.max_iter;
+      const index first_try = task_.k > 1 && arguments.max_iter > Rules::max_newton ? Rules::max_newton : arguments.max_iter;
       const Status status = iterate(target, first_try, iterations);
       if (status == Status::converged || status == Status::non_finite || iterations >= arguments.max_iter || task_.k == 1) {
         finish(arguments, number, status, iterations);
         return;
       }
     }
-    // The proximal method takes over the memory of this one, all but the best dual.
-    const double* init = arguments.init_dual;
-    if (init != nullptr) init += number * arguments.batch.n_samples * task_.k;
-    const Status status = proximal_.solve(arguments.batch, number, task_, init, target, iterations + arguments.max_iter, iterations);
+    solve_by_proximal(arguments, number, target, iterations, large);
+  }
+
+ private:
+  using Rules = ProximalRules;
+
+  static constexpr index max_sweeps = 8;
+  static constexpr double exact = 1e-10; // share of sum_i c_i below which a gap leaves nothing to find
+  static constexpr double tolerated = sizeof(T) < sizeof(double) ? 1e-3 : 5e-6;  // error of the weights that a derivative is taken at
+  static constexpr double rounding = 1e-13;  // of a gap, as a share of sum_i c_i
+  static constexpr double closer = 1e-3; // share of a gap to which the proximal method is to find the active sets
+
+  // The proximal method, which takes over the memory of this one, all but the best dual; so close to the solution Newton steps on the
+  // dual of a task that is not large may be exact after all. `certified`: the best dual has the caller's certificate, and this is to
+  // find the active sets.
+  void solve_by_proximal(const SolveArguments<T>& arguments, index number, double target, index iterations, bool large,
+                         bool certified = false) {
+    const bool identify = arguments.identify && task_.lambda2 > 0;
+    // A step or two more know the sets: this close the method converges fast, as far as rounding lets the gap fall.
+    const double least = target < rounding * task_.total_weight ? target : rounding * task_.total_weight;
+    const double aim = large && identify ? std::fmax(closer * target, least) : target;
+    const Status end = proximal_.solve(arguments, number, task_, aim, iterations + arguments.max_iter, iterations);
     const double gap = proximal_.gap();
-    if (!large && status != Status::converged && best_gap_ < gap) {
+    const bool undecided = certified || (identify && gap <= target);
+    const Status status = undecided ? Status::not_identified : end;
+    if (!large && end != Status::converged && !(gap < best_gap_)) {
       best_is_current_ = false;
       write(arguments, number, status, iterations);
       return;
     }
     proximal_.write(arguments, number, status, iterations);
-    // So close to the solution Newton steps on the dual may be exact after all.
-    if (large || status != Status::converged) return;
+    if (large ? !undecided : end != Status::converged) return;
     for (index i = 0; i < task_.n; ++i) {
       for (index l = 0; l < task_.k; ++l) best_[i * task_.k + l] = task_.weight[i] * proximal_.probabilities()[i * task_.k + l];
     }
     for (index e = 0; e < task_.n * task_.k; ++e) state_.dual[e] = best_[e];
+    if (large) {
+      arguments.status[number] = static_cast<std::int8_t>(judge_sets(arguments.active + number * task_.n_groups));
+      return;
+    }
     warm_ = true;
-    const index last = iterations + polishing < arguments.max_iter ? iterations + polishing : arguments.max_iter;
-    if (iterate(0.1 * gap, last, iterations) != Status::non_finite && best_gap_ < gap) finish(arguments, number, status, iterations);
+    const index last = iterations + Rules::polishing < arguments.max_iter ? iterations + Rules::polishing : arguments.max_iter;
+    if (iterate(0.1 * gap, last, iterations) == Status::non_finite || !(best_gap_ < gap)) return;
+    write(arguments, number, identify ? identify_sets(arguments.max_iter, iterations) : Status::converged, iterations);
   }
 
- private:
-  static constexpr index max_sweeps = 8;
-  static constexpr index max_newton = 25;     // iterations; Newton steps on the dual converge within some 15 or hardly at all
-  static constexpr index many_samples = 512;  // where the proximal method takes a tenth of their time
-  static constexpr index polishing = 10; // iterations after the proximal method
-  static constexpr index max_idle = 10;  // outer iterations that do not halve the gap
+  // Whether state_.dual and the weights that were written hold the sets of the solution.
+  Status judge_sets(const std::uint8_t* active) {
+    state_.evaluate(task_, state_.dual);
+    state_.certify(task_);
+    bool sets = identify(task_, state_, tolerated).sets;
+    for (index b = 0; b < task_.n_groups && task_.lambda1 > 0; ++b) sets = sets && (state_.norm[b] > task_.lambda1) == (active[b] != 0);
+    return sets ? Status::converged : Status::not_identified;
+  }
 
   void start(const SolveArguments<T>& arguments, index number) {
     const index k = task_.k;
@@ -121,17 +148,24 @@ class DualSolver {
     }
   }
 
-  // Where the dual is nearly a linear program, or too large for the models of this solver, it is the proximal method's from the start.
-  bool is_large() const {
-    if (task_.k == 1) return false;
-    if (!(task_.lambda2 > 0)) return true;
-    if (task_.smoothing > 0) return false;
-    return task_.lambda1 > 0 ? task_.n > many_samples || task_.n * task_.k > max_model_size : task_.n > max_model_size;
+  // A constant last group beside which the other features are small, as an intercept is appended: along it every step of a sample has to
+  // be undone by another's, so that sweeps and Newton steps on the dual stall, while the proximal method goes on as without it.
+  bool has_intercept() const {
+    if (task_.n == 0 || task_.n_groups < 2 || task_.k == 1) return false;
+    const index constant = task_.m - task_.group_size;
+    const T* first = task_.rows[0];
+    double others = 0;
+    for (index j = 0; j < constant; ++j) others += static_cast<double>(first[j]) * static_cast<double>(first[j]);
+    if (!(static_cast<double>(first[constant]) * static_cast<double>(first[constant]) > others)) return false;
+    for (index i = 1; i < task_.n; ++i) {
+      if (task_.rows[i][constant] != first[constant]) return false;
+    }
+    return true;
   }
 
   // Outer iterations from state_.dual until the certificate, counted on from `iterations` up to max_iter.
   Status iterate(double target, index max_iter, index& iterations) {
-    newton_.has_gram = false;
+    newton_.has_gram = newton_.has_model = false;
     sweeping_ = !by_gram() && !warm_;
     swept_groups_ = -1;
     // With lambda1 = 0 the first step needs no more than the Gram matrix.
@@ -163,7 +197,7 @@ class DualSolver {
       if (iterations == first || best_gap < 0.5 * reference_gap) {
         reference_gap = best_gap;
         since_progress = 0;
-      } else if (++since_progress >= max_idle) {
+      } else if (++since_progress >= Rules::max_idle) {
         return Status::stalled;
       }
       // A step that is to make the gap small beside the objective has to aim there, which one by the Gram matrix does in any case.
@@ -174,31 +208,36 @@ class DualSolver {
 
   void finish(const SolveArguments<T>& arguments, index number, Status status, index iterations) {
     if (arguments.identify && status == Status::converged) status = identify_sets(arguments.max_iter, iterations);
+    if (status == Status::not_identified && task_.k > 1 && iterations < arguments.max_iter && best_gap_ > exact * task_.total_weight) {
+      // Newton steps have slowed down as where the certificate is out of reach.
+      solve_by_proximal(arguments, number, closer * best_gap_, iterations, false, true);
+      return;
+    }
     write(arguments, number, status, iterations);
   }
 
   // Goes on beyond the certificate until the active sets are known; the best dual stays.
   Status identify_sets(index max_iter, index& iterations) {
-    constexpr index max_steps = 10, max_failures = 3;
-    constexpr double accuracy = sizeof(T) < sizeof(double) ? 1e-2 : 1e-4;
+    constexpr index max_steps = 10, max_slow = 3;  // slow: they do not halve the gap
     restore_best();
-    if (task_.lambda1 > 0) prefer_no_weights();
-    Identification found = identify(task_, state_, accuracy);
-    if (found.weights) return Status::converged;
-    state_.evaluate(task_, state_.dual);  // weights may have been dropped
-    state_.certify(task_);
-    index failures = 0;
-    for (index step = 0; step < max_steps && failures < max_failures && !found.weights && iterations < max_iter; ++step, ++iterations) {
-      advance(0.0, 1e-2);
+    const bool dropped = task_.lambda1 > 0 && prefer_no_weights();
+    Identification found = identify(task_, state_, tolerated);
+    if (dropped && !found.weights) {
+      state_.evaluate(task_, state_.dual);
       state_.certify(task_);
+    }
+    bool repeated = false;
+    for (index step = 0, slow = 0; step < max_steps && slow < max_slow && !found.weights && iterations < max_iter; ++step, ++iterations) {
+      // Once the sets are known, the matrix of the last step serves a second time.
+      repeated = !repeated && found.sets && NewtonStep<Passes, T>(task_, state_, newton_).repeat();
+      if (!repeated) advance(0.0, 1e-2);
+      state_.certify(task_);
+      slow = state_.gap < 0.5 * best_gap_ ? 0 : slow + 1;
       best_is_current_ = state_.gap < best_gap_;
-      if (!best_is_current_) {
-        ++failures;
-        continue;
-      }
+      if (!best_is_current_) continue;
       best_gap_ = state_.gap;
       keep_best();
-      found = identify(task_, state_, accuracy);
+      found = identify(task_, state_, tolerated);
     }
     return found.sets ? Status::converged : Status::not_identified;
   }
@@ -322,8 +361,8 @@ class DualSolver {
     best_is_current_ = true;
   }
 
-  // From lambda1_max on no weights are better than none; an iterate that is almost there should say so.
-  void prefer_no_weights() {
+  // From lambda1_max on no weights are better than none; an iterate that is almost there should say so. Whether they are now zero.
+  bool prefer_no_weights() {
     double without = 0;
     double *zero = block_.scores, *probabilities = block_.delta;
     for (index l = 0; l < task_.k; ++l) zero[l] = 0;
@@ -331,10 +370,11 @@ class DualSolver {
       for (index l = 0; l < task_.k; ++l) probabilities[l] = state_.dual[i * task_.k + l] / task_.weight[i];
       without += task_.weight[i] * sample_value(zero, probabilities, task_.label[i], task_.k, task_.smoothing, block_.product).loss;
     }
-    if (!(without <= state_.objective)) return;
+    if (!(without <= state_.objective)) return false;
     for (index b = 0; b < task_.n_groups; ++b) state_.norm[b] = state_.norm[b] < task_.lambda1 ? state_.norm[b] : task_.lambda1;
     for (index e = 0; e < task_.k * task_.m; ++e) state_.w[e] = 0;
     certify_changed_weights();
+    return true;
   }
 
   // A group whose norm exceeds lambda1 by rounding alone is inactive: where the dual is not unique an exact solution may sit on the

@@ -34,15 +34,21 @@ class FaceSystem {
     label_ = arena.take<index>(face);
     alpha_ = arena.take<double>(face);
     reduced_ = arena.take<double>(face);
-    gram_ = arena.take<double>(n * n);
+    square_ = n < max_face_size ? n : max_face_size;
+    gram_ = arena.take<double>(square_ * square_);
     strip_ = arena.take<double>(dense_size_ * (panel_stride / batch.group_size));
     root_ = arena.take<double>(panel_stride);
     on_ = arena.take<char>(n * k);
+    free_ = arena.take<index>(n);
+    row_ = arena.take<index>(face);
+    iterate_ = arena.take<double>(n * k);
+    rhs_ = arena.take<double>(n * k);
+    part_ = arena.take<double>(n * k);
     residual_ = arena.take<double>(n * k);
     direction_ = arena.take<double>(n * k);
     image_ = arena.take<double>(n * k);
     flat_ = arena.take<double>(n * k);
-    x_ = arena.take<double>(k * (batch.n_features > n ? batch.n_features : n));
+    x_ = arena.take<double>(k * (batch.n_features > square_ ? batch.n_features : square_));
     row_of_ = arena.take<const double*>(n);
     packed_ = arena.take<T>(n * batch.n_features);
     packed_row_ = arena.take<const T*>(n);
@@ -53,7 +59,7 @@ class FaceSystem {
     task_ = &task;
     n_columns_ = n_columns;
     const index k = task.k;
-    size_ = 0;
+    size_ = n_free_ = 0;
     for (index i = 0; i < task.n; ++i) {
       const T* row = dual + task.sample[i] * k;
       index base = 0;
@@ -61,28 +67,40 @@ class FaceSystem {
       base_[i] = base;
       const index before = size_;
       for (index l = 0; l < k; ++l) {
-        on_[i * k + l] = row[l] > 0;
+        on_[n_free_ * k + l] = row[l] > 0;
         if (l == base || !(row[l] > 0)) continue;
         sample_[size_] = i;
+        row_[size_] = n_free_;
         label_[size_++] = l;
       }
       const double s = static_cast<double>(size_ - before);
       shift_[i] = s > 0 ? (1 - 1 / std::sqrt(1 + s)) / s : 0.0;
+      if (size_ > before) free_[n_free_++] = i;
     }
     choose_method();
     clear();
   }
 
-  // Once all panels are added: factors what is small enough, and finds the directions without curvature.
-  void factor() {
-    if (size_ == 0 || !dense_) return;
+  // Once all panels are added: factors what is small enough, and finds the directions without curvature. The panel is used where no
+  // matrix has been added up.
+  void factor(ActivePanel<T>& panel) {
+    if (size_ == 0) return;
+    if (!dense_) {
+      by_gram_ ? mirror_gram() : pack(panel);
+      return;
+    }
     complete();
     dense_system_.factor(size_, flat_curvature());
   }
 
-  // Takes the part along directions without curvature from a matrix (n, k): there the dual is not unique.
-  void remove_flat(double* matrix) {
-    if (size_ == 0 || !dense_) return;
+  // Takes the part along directions without curvature from a matrix (n, k): there the dual is not unique. After `factor`; the panel is
+  // used where no matrix has been added up.
+  void remove_flat(ActivePanel<T>& panel, double* matrix) {
+    if (size_ == 0) return;
+    if (!dense_) {
+      remove_flat_iteratively(panel, matrix);
+      return;
+    }
     reduce(matrix, reduced_);
     for (index f = 0; f < size_; ++f) alpha_[f] = reduced_[f];
     dense_system_.project(alpha_);
@@ -94,7 +112,8 @@ class FaceSystem {
   // the features of the panel.
   void add(ActivePanel<T>& panel) {
     if (!is_summed()) return;
-    const index g = task_->group_size, n = task_->n, groups = panel.groups, width = panel.width;
+    const index g = task_->group_size, groups = panel.groups, width = panel.width;
+    for (index j = 0; j < width; ++j) root_[j] = 1;
     if (task_->lambda1 > 0) {
       const index stride = panel.stride / g;
       for (index p = 0; p < groups; ++p) root_[p] = std::sqrt(1 - panel.keep[p]);
@@ -117,11 +136,14 @@ class FaceSystem {
       for (index p = 0; p < groups; ++p) {
         for (index j = p * g; j < (p + 1) * g; ++j) root_[j] = std::sqrt(panel.keep[p]);
       }
-      for (index i = 0; i < n; ++i) {
-        for (index j = 0; j < width; ++j) panel.f[i * panel.stride + j] *= root_[j];
-      }
     }
-    Passes::add_rank_update(panel.f, n, panel.stride, width, 1.0, gram_, n);
+    // Samples that are not free have no part in the system; the rows of the others move up.
+    for (index r = 0; r < n_free_; ++r) {
+      const double* from = panel.f + free_[r] * panel.stride;
+      double* to = panel.f + r * panel.stride;
+      for (index j = 0; j < width; ++j) to[j] = root_[j] * from[j];
+    }
+    Passes::add_rank_update(panel.f, n_free_, panel.stride, width, 1.0, gram_, n_free_);
   }
 
   // q (n, k), for the right-hand side (n, k), after `factor`. The panel is used where no matrix has been added up.
@@ -129,7 +151,6 @@ class FaceSystem {
     for (index e = 0; e < task_->n * task_->k; ++e) q[e] = 0;
     if (size_ == 0) return;
     if (!dense_) {
-      if (task_->lambda1 == 0) mirror_gram();
       if (solve_iteratively(panel, right, q) || size_ > dense_size_) return;
       for (index e = 0; e < task_->n * task_->k; ++e) q[e] = 0;
       dense_ = true;
@@ -138,7 +159,7 @@ class FaceSystem {
         p = panel.load(p);
         add(panel);
       }
-      factor();
+      factor(panel);
     }
     reduce(right, reduced_);
     dense_system_.solve(reduced_, alpha_);
@@ -164,23 +185,24 @@ class FaceSystem {
   // long.
   void choose_method() {
     constexpr double usual = 120;
-    const double r = static_cast<double>(size_), n = static_cast<double>(task_->n), k = static_cast<double>(task_->k);
+    const double r = static_cast<double>(size_), n = static_cast<double>(n_free_), k = static_cast<double>(task_->k);
     const double groups = task_->lambda1 > 0 ? static_cast<double>(n_columns_ / task_->group_size) : 0.0;
     const double factored = r * r * (r / 3 + groups);
-    const double product = n * k * (task_->lambda1 > 0 ? 2 * static_cast<double>(n_columns_) + 20 : n + 20);
+    by_gram_ = task_->lambda1 == 0 && n_free_ <= square_ && n_free_ < 2 * n_columns_;
+    const double product = n * k * (by_gram_ ? n + 20 : 2 * static_cast<double>(n_columns_) + 20);
     dense_ = size_ <= dense_size_ && factored < 3 * usual * product;
     max_iterations_ = static_cast<index>(size_ <= dense_size_ ? 3 * usual : 20 * usual);
   }
 
   // Whether `add` adds anything up.
-  bool is_summed() const { return size_ > 0 && (dense_ || task_->lambda1 == 0); }
+  bool is_summed() const { return size_ > 0 && (dense_ || by_gram_); }
 
   void clear() {
     if (!is_summed()) return;
     if (dense_) {
       for (index e = 0; e < size_ * size_; ++e) dense_system_.matrix[e] = 0;
     }
-    for (index e = 0; e < task_->n * task_->n; ++e) gram_[e] = 0;
+    for (index e = 0; e < n_free_ * n_free_; ++e) gram_[e] = 0;
   }
 
   // out = Z' matrix
@@ -212,14 +234,14 @@ class FaceSystem {
 
   // Adds what the classes share and the smoothing, and goes over to orthonormal coordinates: the matrix then holds H.
   void complete() {
-    const index r = size_, n = task_->n;
+    const index r = size_, n = n_free_;
     const double inverse = 1 / task_->lambda2;
     double* system = dense_system_.matrix;
     for (index a = 0; a < r; ++a) {
       const index i = sample_[a], la = label_[a], ba = base_[i];
       for (index b = 0; b <= a; ++b) {
         const index i2 = sample_[b], lb = label_[b], bb = base_[i2];
-        const double kernel = gram_[i >= i2 ? i * n + i2 : i2 * n + i];
+        const double kernel = gram_[row_[a] * n + row_[b]];
         double value = system[a * r + b] + kernel * ((la == lb) - (la == bb) - (ba == lb) + (ba == bb));
         value *= inverse;
         if (i == i2) value += task_->smoothing / task_->weight[i] * ((la == lb) + 1);
@@ -239,52 +261,77 @@ class FaceSystem {
     }
   }
 
-  // False when conjugate gradients do not converge.
+  // False when conjugate gradients do not converge. They know the free samples only.
   bool solve_iteratively(ActivePanel<T>& panel, const double* right, double* q) {
-    const index size = task_->n * task_->k;
-    double squared = 0, rounding = 0;
+    const index k = task_->k, size = n_free_ * k;
+    double rounding = 0;
     for (index e = 0; e < size; ++e) {
-      residual_[e] = right[e];
-      rounding += 1e-31 * right[e] * right[e];
+      rhs_[e] = right[free_[e / k] * k + e % k];
+      rounding += 1e-31 * rhs_[e] * rhs_[e];
+    }
+    if (!iterate(panel, rounding)) return false;
+    for (index e = 0; e < size; ++e) q[free_[e / k] * k + e % k] = iterate_[e];
+    return true;
+  }
+
+  // What is left of the matrix on the face after a solution of H x = H matrix has no curvature.
+  void remove_flat_iteratively(ActivePanel<T>& panel, double* matrix) {
+    if (task_->smoothing > 0) return;  // which is curvature
+    const index k = task_->k, size = n_free_ * k;
+    for (index e = 0; e < size; ++e) direction_[e] = matrix[free_[e / k] * k + e % k];
+    project(direction_);
+    for (index e = 0; e < size; ++e) part_[e] = direction_[e];
+    apply(panel);
+    for (index e = 0; e < size; ++e) rhs_[e] = image_[e];
+    if (!iterate(panel, 0.0)) return;
+    for (index e = 0; e < size; ++e) matrix[free_[e / k] * k + e % k] += iterate_[e] - part_[e];
+  }
+
+  // iterate_ = the solution for rhs_, which leaves at most `rounding` of its square.
+  bool iterate(ActivePanel<T>& panel, double rounding) {
+    const index size = n_free_ * task_->k;
+    double squared = 0;
+    for (index e = 0; e < size; ++e) {
+      iterate_[e] = 0;
+      residual_[e] = rhs_[e];
     }
     project(residual_);
-    if (task_->lambda1 > 0) pack(panel);
     for (index e = 0; e < size; ++e) squared += residual_[e] * residual_[e];
     const double enough = 1e-25 * squared > rounding ? 1e-25 * squared : rounding;
     constexpr int max_flat = 8;  // one, and what rounding leaves of it
     for (int n_flat = 0; n_flat < max_flat; ++n_flat) {
       const ConjugateEnd end = conjugate_gradients(
-          size, enough, flat_curvature(), max_iterations_, [&] { apply(panel); }, [this](double* x) { project(x); }, q,
+          size, enough, flat_curvature(), max_iterations_, [&] { apply(panel); }, [this](double* x) { project(x); }, iterate_,
           {residual_, direction_, image_});
       if (end != ConjugateEnd::flat) return end == ConjugateEnd::converged;
       for (index e = 0; e < size; ++e) flat_[e] = direction_[e];
-      remove_along(flat_, q);
-      for (index e = 0; e < size; ++e) direction_[e] = q[e];
+      remove_along(flat_, iterate_);
+      for (index e = 0; e < size; ++e) direction_[e] = iterate_[e];
       apply(panel);
-      for (index e = 0; e < size; ++e) residual_[e] = right[e] - image_[e];
+      for (index e = 0; e < size; ++e) residual_[e] = rhs_[e] - image_[e];
       project(residual_);
       remove_along(flat_, residual_);
     }
     return false;
   }
 
-  // x less its part along a direction, both (n, k).
+  // x less its part along a direction, both (free samples, k).
   void remove_along(const double* direction, double* x) const {
     double along = 0, squared = 0;
-    for (index e = 0; e < task_->n * task_->k; ++e) {
+    for (index e = 0; e < n_free_ * task_->k; ++e) {
       along += direction[e] * x[e];
       squared += direction[e] * direction[e];
     }
-    for (index e = 0; e < task_->n * task_->k; ++e) x[e] -= along / squared * direction[e];
+    for (index e = 0; e < n_free_ * task_->k; ++e) x[e] -= along / squared * direction[e];
   }
 
   // image = the system times direction.
   void apply(ActivePanel<T>& panel) {
-    const index n = task_->n, k = task_->k;
+    const index n = n_free_, k = task_->k;
     for (index i = 0; i < n; ++i) {
-      for (index l = 0; l < k; ++l) image_[i * k + l] = task_->smoothing / task_->weight[i] * direction_[i * k + l];
+      for (index l = 0; l < k; ++l) image_[i * k + l] = task_->smoothing / task_->weight[free_[i]] * direction_[i * k + l];
     }
-    if (task_->lambda1 == 0) {
+    if (by_gram_) {
       for (index i = 0; i < n; ++i) row_of_[i] = gram_ + i * n;
       Passes::combine_rows(row_of_, n, direction_, k, n, x_, n);
       for (index i = 0; i < n; ++i) {
@@ -308,14 +355,14 @@ class FaceSystem {
     for (index p = 0; p < panel.n_active;) {
       const index first = p * task_->group_size;
       p = panel.load_link(p);
-      for (index i = 0; i < task_->n; ++i) panel.gather(task_->rows[i], packed_ + i * n_columns_ + first);
+      for (index i = 0; i < n_free_; ++i) panel.gather(task_->rows[free_[i]], packed_ + i * n_columns_ + first);
     }
   }
 
   // Onto the face: zero off it, and of sum zero for each sample.
   void project(double* x) const {
     const index k = task_->k;
-    for (index i = 0; i < task_->n; ++i) {
+    for (index i = 0; i < n_free_; ++i) {
       const char* on = on_ + i * k;
       double *row = x + i * k, total = 0, support = 0;
       for (index l = 0; l < k; ++l) {
@@ -329,7 +376,7 @@ class FaceSystem {
 
   // The upper triangle from the lower.
   void mirror_gram() {
-    const index n = task_->n;
+    const index n = n_free_;
     for (index i = 0; i < n; ++i) {
       for (index j = 0; j < i; ++j) gram_[j * n + i] = gram_[i * n + j];
     }
@@ -337,14 +384,21 @@ class FaceSystem {
 
   const Task<T>* task_ = nullptr;
   index size_ = 0, max_iterations_ = 0, n_columns_ = 0;
+  index n_free_ = 0;        // samples with two entries in use or more
   index dense_size_;  // the largest that is factored
   SmallestSolution<Passes> dense_system_;
+  index square_;            // free samples whose products are kept, at most
   bool dense_ = true;       // factored, rather than solved by conjugate gradients
+  bool by_gram_ = false;    // which multiply with the products of the samples, rather than with the features
   index *base_;             // (n) eliminated class of each sample
   double* shift_;           // (n) M^(-1/2) is the identity less this on the entries of a sample
   index *sample_, *label_;  // (size) the free coordinates
-  char* on_;                // (n, k) entries of the face
-  double *alpha_, *reduced_, *gram_, *strip_, *root_, *residual_, *direction_, *image_, *flat_, *x_;
+  index* row_;              // (size) positions of their samples among the free ones
+  index* free_;             // (free samples)
+  char* on_;                // (free samples, k) entries of the face
+  double *alpha_, *reduced_, *strip_, *root_, *x_;
+  double* gram_;            // (free samples, free samples)
+  double *iterate_, *rhs_, *part_, *residual_, *direction_, *image_, *flat_;  // (free samples, k)
   const double** row_of_;
   T* packed_;              // (n, active columns)
   const T** packed_row_;

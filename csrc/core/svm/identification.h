@@ -2,8 +2,8 @@
 // weights and in the dual is estimated from the ties, and has to be small beside the nearest change of either set.
 //
 // At the solution the entries of a sample in use tie in the gradient g. What is left of their differences, `tie`, is an error of the
-// scores; over the length of a feature row it is one of the weights, and over the curvature of a sample one of its dual
-// (docs/method.md, 6).
+// scores; over the length of a feature row it is one of the weights, of which each active group has its share, and over the curvature
+// of a sample one of its dual (docs/method.md, 6).
 #pragma once
 
 #include <cmath>
@@ -19,7 +19,19 @@ struct Identification {
   bool weights;  // and every active group is known well
 };
 
-// `accuracy` is the relative error allowed to the weights of each active group. Expects the state evaluated and certified.
+template <typename T>
+double largest_squared_row(const Task<T>& task) {
+  double largest = 0;
+  for (index i = 0; i < task.n; ++i) {
+    double squared = 0;
+    for (index j = 0; j < task.m; ++j) squared += static_cast<double>(task.rows[i][j]) * static_cast<double>(task.rows[i][j]);
+    largest = squared > largest ? squared : largest;
+  }
+  return largest;
+}
+
+// `accuracy` is the relative error allowed to the weights of the active groups, in their root mean square. Expects the state evaluated
+// and certified.
 template <class Passes, typename T>
 Identification identify(const Task<T>& task, const DualState<Passes, T>& state, double accuracy) {
   constexpr double margin = 10;  // what the nearest change has to be above the error
@@ -35,22 +47,33 @@ Identification identify(const Task<T>& task, const DualState<Passes, T>& state, 
       bound = (a[l] > 0) == (g[l] - low > bound) ? g[l] - low : bound;
     }
   }
-  double squared = 0, smallest = 1e300, nearest_group = 1e300;
+  double squared = 0, inverse_squared = 0, active = 0, smallest = 1e300, nearest_group = 1e300;
   for (index b = 0; b < task.n_groups && task.lambda1 > 0; ++b) {
     const double excess = (state.norm[b] - task.lambda1) / task.lambda2;
     double& bound = excess > 0 ? smallest : nearest_group;
     bound = std::fabs(excess) < bound ? std::fabs(excess) : bound;
-    squared += excess > 0 ? excess * excess : 0.0;
+    if (!(excess > 0)) continue;
+    squared += excess * excess;
+    inverse_squared += 1 / (excess * excess);
+    ++active;
   }
   for (index b = 0; b < task.n_groups && task.lambda1 == 0; ++b) squared += state.norm[b] * state.norm[b] / (task.lambda2 * task.lambda2);
   if (!(squared > 0)) {
-    const bool exact = state.gap <= 1e-10 * task.total_weight;  // nothing depends on the dual
+    // Nothing depends on the dual if the weights are zero beyond doubt. With the hinge the gap is what the dual holds at the labels:
+    // moved to other classes it leaves an optimal dual, and norms of V that are at most sqrt(2) gap ||f_i|| larger.
+    const double room = nearest_group * task.lambda2;
+    const bool exact = state.gap <= 1e-10 * task.total_weight ||
+                       (task.lambda1 > 0 && task.smoothing == 0 && room * room > 2 * state.gap * state.gap * largest_squared_row(task));
     return {exact, exact};
   }
-  if (task.lambda1 == 0) smallest = std::sqrt(squared);
+  if (task.lambda1 == 0) {  // no group decides anything
+    smallest = std::sqrt(squared);
+    inverse_squared = 1 / squared;
+    active = 1;
+  }
   // A row's length as the weights see it, which is less than it is.
   const double row = std::sqrt(score / (squared * static_cast<double>(task.n)));
-  const double error = tie / row;
+  const double error = tie / row / std::sqrt(active);  // of a group
   bool sets = nearest_use > margin * tie && smallest > margin * error && nearest_group > margin * error;
   for (index i = 0; i < task.n && sets; ++i) {
     const double moved = tie / (task.weight[i] * row * row / task.lambda2 + task.smoothing);
@@ -59,7 +82,7 @@ Identification identify(const Task<T>& task, const DualState<Passes, T>& state, 
       sets = sets && !(a > 0 && a <= margin * moved);
     }
   }
-  return {sets, sets && error <= accuracy * smallest};
+  return {sets, sets && error * std::sqrt(inverse_squared / active) <= accuracy};
 }
 
 SPARSESVM_END

@@ -49,9 +49,9 @@ class ImplicitDiff {
       add_products(panel_.f, y_, right_);    // R = F P'
       system_.add(panel_);
     }
-    system_.factor();
-    system_.remove_flat(residual_dual_);
+    system_.factor(panel_);
     system_.solve(panel_, right_, q_);
+    system_.remove_flat(panel_, residual_dual_);
 
     double by_lambda1 = 0, by_lambda2 = 0;
     for (index p = 0; p < panel_.n_active;) {
@@ -91,8 +91,8 @@ class ImplicitDiff {
       p = panel_.load(p);
       system_.add(panel_);
     }
-    system_.factor();
-    system_.remove_flat(residual_dual_);
+    system_.factor(panel_);
+    system_.remove_flat(panel_, residual_dual_);
     for (index p = 0; p < panel_.n_active;) {
       p = panel_.load(p);
       for (index i = 0; i < n; ++i) panel_.gather(df + task_.sample[i] * m, df_ + i * stride);

@@ -30,7 +30,8 @@ struct NewtonScratch {
   WorkingSetMemory columns;  // of the active groups, for the operator
   const float** rows;        // (n)
   index max_size;
-  bool has_gram;  // the Gram matrix of this task is in place
+  bool has_gram;   // the Gram matrix of this task is in place
+  bool has_model;  // the dense model of the last step is, with its candidates
 
   static NewtonScratch take(Arena& arena, index n, index k, index groups, index group_size, const WorkingSetMemory& columns) {
     NewtonScratch s{};
@@ -49,6 +50,7 @@ struct NewtonScratch {
 
   // Every entry of the dual takes part.
   void all_candidates(index n, index k) {
+    has_model = false;
     for (index i = 0; i <= n; ++i) start[i] = i * k;
     for (index e = 0; e < n * k; ++e) label[e] = e % k;
   }
@@ -86,12 +88,35 @@ class NewtonStep {
       if (!kinked.refine(s_.search.direction, state_.w, s_.q) || model.gap() <= model_target) break;
       kinked.update();
     }
+    s_.has_model = true;
+    set_direction(candidates);
+    return LineSearch<Passes, T>(task_, state_, s_.search).run();
+  }
+
+  // A further step by the matrix of the last: it is not built again, and the gap falls as far as the curvature has not changed since.
+  // Expects the state evaluated and certified. False, and nothing moved, where there is no such matrix.
+  bool repeat() {
+    if (!s_.has_model || !holds_support()) return false;
+    fill_model();
+    const Candidates candidates{task_.n, s_.start, s_.label};
+    const DenseHessian hessian{s_.kinked.matrix, candidates.count()};
+    QuadraticModel<Passes, DenseHessian>(hessian, candidates, task_.weight, s_.x, s_.q, s_.face).minimise(1e-4 * state_.gap, 2);
     set_direction(candidates);
     return LineSearch<Passes, T>(task_, state_, s_.search).run();
   }
 
  private:
   static constexpr int max_refinements = 3;
+
+  // Whether every entry in use is a candidate.
+  bool holds_support() const {
+    index in_use = 0, held = 0;
+    for (index e = 0; e < task_.n * task_.k; ++e) in_use += state_.dual[e] > 0;
+    for (index i = 0; i < task_.n; ++i) {
+      for (index a = s_.start[i]; a < s_.start[i + 1]; ++a) held += state_.dual[i * task_.k + s_.label[a]] > 0;
+    }
+    return held == in_use;
+  }
 
   // Minimises the model over the face that holds the current point; sweeps must have found it.
   bool operator_step() {
@@ -180,6 +205,7 @@ class NewtonStep {
 
   // Candidates: entries in use, and entries whose gradient is within delta of the best of their sample.
   bool choose_candidates() {
+    s_.has_model = false;
     double delta = 0.3 * state_.gap / task_.total_weight;
     delta = delta < 1e-6 ? 1e-6 : (delta > 0.5 ? 0.5 : delta);
     for (int attempt = 0; attempt < 3; ++attempt, delta *= 0.1) {

@@ -16,6 +16,7 @@
 #include "core/svm/class_basis.h"
 #include "core/svm/free_samples.h"
 #include "core/svm/newton_system.h"
+#include "core/svm/proximal_rules.h"
 
 SPARSESVM_BEGIN
 
@@ -60,10 +61,6 @@ class PrimalModel {
   }
 
  private:
-  // Rounds of a Newton step in which groups leave, and what they may cost together: about a tenth of a second.
-  static constexpr int max_drops = 20;
-  static constexpr double drop_cost = 3e9;
-
   // Classes in which the sweep keeps w S Z: two differ in sign alone.
   index lanes() const { return k_ == 2 ? 1 : k_; }
 
@@ -245,12 +242,12 @@ class PrimalModel {
   void newton_in_use(const double* mu, double lambda1, double accuracy, double* w) {
     const index block = g_ * q_;
     double budget = 0;
-    for (int drop = 0; drop < max_drops; ++drop) {
+    for (int drop = 0; drop < ProximalRules::max_drops; ++drop) {
       const index n_active = list_in_use(mu, lambda1, w);
       if (n_active == 0) return;
       set_columns(n_active, active_);
       budget += system_.direct_cost();
-      if (drop > 0 && budget > drop_cost) return;
+      if (drop > 0 && budget > ProximalRules::drop_cost) return;
       solve_active(n_active, accuracy);
       index crossing = 0;
       for (index t = 0; t < n_active; ++t) {

@@ -16,7 +16,7 @@ struct Batch {
   const std::int64_t* labels;   // (n_tasks, n_samples)
   const double* sample_weight;  // (n_tasks, n_samples), 0 = absent sample
   const double* lambda1;        // (n_tasks,), weighed against the sum of hinge losses
-  const double* lambda2;        // (n_tasks,), > 0
+  const double* lambda2;        // (n_tasks,), >= 0; > 0 where lambda1 = 0 or dual_reg > 0
   double dual_reg;              // r >= 0: adds r / (2 lambda2) ||Y - Lambda||^2 to the dual
   bool sparse = false;
   index n_entries = 0;                      // of the sparse rows
@@ -31,6 +31,7 @@ struct SolveArguments {
   index max_iter;          // outer iterations
   bool identify;           // go on until the active sets are known, as a derivative needs it
   const double* init_dual; // (n_tasks, n_samples, n_way) or null
+  const T* init_weights;   // (n_tasks, n_way, n_features) or null, of a neighbouring problem; only the proximal method starts there
   T* weights;              // out (n_tasks, n_way, n_features)
   T* dual;                 // out (n_tasks, n_samples, n_way), rows are probability vectors
   double* gap;             // out (n_tasks,)

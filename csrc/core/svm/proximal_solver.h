@@ -19,6 +19,7 @@
 #include "core/svm/free_samples.h"
 #include "core/svm/output.h"
 #include "core/svm/primal_model.h"
+#include "core/svm/proximal_rules.h"
 #include "core/svm/saddle_state.h"
 #include "core/svm/task.h"
 
@@ -52,49 +53,54 @@ class ProximalSolver {
     scratch_ = arena.take<double>(2 * k_);
   }
 
-  // Task `number` from W = 0 and the given probabilities (n_samples, k), or none, until the gap is at most `target`.
-  Status solve(const Batch<T>& batch, index number, const Task<T>& task, const double* probabilities, double target, index max_iter,
-               index& iterations) {
+  // Task `number`, from the probabilities and weights that are given for it, or none, until the gap is at most `target`.
+  Status solve(const SolveArguments<T>& arguments, index number, const Task<T>& task, double target, index max_iter, index& iterations) {
     task_ = &task;
-    features_.bind(batch, number, task);
+    features_.bind(arguments.batch, number, task);
     basis_.fill();
     if (!measure_groups()) return Status::non_finite;
+    const double* probabilities = arguments.init_dual;
+    if (probabilities != nullptr) probabilities += number * arguments.batch.n_samples * k_;
+    const T* weights = arguments.init_weights;
+    if (weights != nullptr) weights += number * k_ * task.m;
     state_.start(task, probabilities);
-    // A smoothed hinge needs no further smoothing once it bends within the range of the probabilities.
-    rho_ = task.smoothing >= 1 ? 0.0 : 1.0;
-    scale_ = 0.1;
-    double pace = fastest;
-    index idle = 0, extra = 0;
-    while (iterations < max_iter) {
-      ++iterations;
-      set_sigma();
-      const double before = state_.gap();
-      // Where the objective is far below sum_i c_i a few more steps make the gap small beside it as well.
-      const bool within = before <= target;
-      const Inner inner = solve_inner(within ? target * state_.best_primal / task.total_weight : target);
-      const double gap = state_.gap();
-      if (!(gap <= 1e300)) return Status::non_finite;
-      if (gap <= target) {
-        const bool small = gap * task.total_weight <= target * state_.best_primal;
-        if (small || ++extra > max_extra) return Status::converged;
-      }
-      if (inner.solved || gap < before) state_.move_centre();
-      if (inner.solved) {
-        // Each proximal term shrinks while it is what keeps the gap open, faster after an easy inner problem.
-        const bool easy = inner.steps <= easy_steps;
-        if (easy && inner.steps > 0) pace = std::fmax(pace * pace, fastest);
-        const double factor = easy ? pace : std::sqrt(pace);
-        if (state_.loss_gap > 0.3 * state_.penalty_gap) rho_ *= factor;
-        if (state_.penalty_gap > 0.3 * state_.loss_gap) scale_ *= factor;
-      } else {
-        rho_ /= pace;
-        scale_ /= pace;
-        pace = std::fmin(std::sqrt(pace), slowest);
-      }
-      idle = gap < 0.9 * before ? 0 : idle + 1;
-      if (idle >= max_idle) return gap <= target ? Status::converged : Status::stalled;
+    double share = 1;
+    if (weights != nullptr) {
+      start_at(weights);
+      // The closer the start, the less has to hold a smoothed hinge there. The exact one finds its faces faster from large terms down.
+      if (task.smoothing > 0) share = std::fmin(1.0, 10 * state_.gap() / task.total_weight);
     }
-    return state_.gap() <= target ? Status::converged : Status::max_iter;
+    return proximal_loop(*this, task.smoothing, task.total_weight, target, max_iter, iterations, share);
+  }
+
+  // For the outer loop.
+  double best_primal() const { return state_.best_primal; }
+  double loss_gap() const { return state_.loss_gap; }
+  double penalty_gap() const { return state_.penalty_gap; }
+  void move_centre() { state_.move_centre(); }
+  void set_terms(double rho, double scale) {
+    rho_ = rho;
+    for (index b = 0; b < task_->n_groups; ++b) sigma_[b] = proximal_curvature(scale, square_[b], task_->lambda2);
+  }
+
+  // Minimises the inner problem until its gap is a tenth of the true one.
+  InnerEnd solve_inner(double target) {
+    index steps = 0;
+    model_.forget();
+    state_.respond(rho_);
+    for (;;) {
+      state_.pull_all(features_);
+      state_.certify();
+      const double gap = state_.gap();
+      if (gap <= target || !(gap <= 1e300)) return {true, steps};
+      const double allowed = Rules::inner_share * gap;
+      if (choose_groups() <= allowed) return {true, steps};
+      if (steps >= Rules::max_steps) return {false, steps};
+      load_groups();
+      const bool moved = solve_on_groups(Rules::set_share * allowed, steps);
+      store_groups();
+      if (!moved) return {false, steps};
+    }
   }
 
   double gap() const { return state_.gap(); }
@@ -138,17 +144,7 @@ class ProximalSolver {
   }
 
  private:
-  static constexpr index easy_steps = 12, max_steps = 30;  // of an inner problem
-  static constexpr index max_idle = 60;                    // outer steps that do not lower the gap by a tenth
-  static constexpr index max_extra = 5;
-  static constexpr double fastest = 0.2, slowest = 0.8;    // factors by which rho and sigma fall
-  static constexpr double inner_share = 0.1;               // of the true gap to which inner problems are solved
-  static constexpr double accuracy = 0.05;                 // of Newton steps by conjugate gradients
-
-  struct Inner {
-    bool solved;
-    index steps;
-  };
+  using Rules = ProximalRules;
 
   // square_ (groups) = sum_i c_i ||f_iG||^2 / group_size, which carries each group's units. False where that is not finite.
   bool measure_groups() {
@@ -163,40 +159,35 @@ class ProximalSolver {
     return all <= 1e300;
   }
 
-  // In each group's units; zero where lambda2 gives the inner problem as much curvature. A group of zeros has no units.
-  void set_sigma() {
+  // W = the given weights unless none are better, Z = F W' from their columns alone, and the certificate of both centres.
+  void start_at(const T* weights) {
+    const index m = task_->m;
+    n_groups_ = 0;
     for (index b = 0; b < task_->n_groups; ++b) {
-      const double s = scale_ * square_[b];
-      sigma_[b] = task_->lambda2 < s ? s : 0.0;
-      if (!(task_->lambda2 + sigma_[b] > 0)) sigma_[b] = 1;
+      bool any = false;
+      for (index j = b * g_; j < (b + 1) * g_; ++j) {
+        for (index l = 0; l < k_; ++l) {
+          scratch_[l] = static_cast<double>(weights[l * m + j]);
+          any = any || scratch_[l] != 0;
+        }
+        basis_.reduce(scratch_, state_.w + j * q_);
+        for (index c = 0; c < q_; ++c) w_[(n_groups_ * g_ + j - b * g_) * q_ + c] = state_.w_centre[j * q_ + c] = state_.w[j * q_ + c];
+      }
+      if (any) group_[n_groups_++] = b;
     }
-  }
-
-  // Minimises the inner problem until its gap is a tenth of the true one.
-  Inner solve_inner(double target) {
-    index steps = 0;
-    model_.forget();
-    state_.respond(rho_);
-    for (;;) {
-      state_.pull_all(features_);
-      state_.certify();
-      const double gap = state_.gap();
-      if (gap <= target || !(gap <= 1e300)) return {true, steps};
-      const double allowed = inner_share * gap;
-      if (choose_groups() <= allowed) return {true, steps};
-      if (steps >= max_steps) return {false, steps};
-      load_groups();
-      const bool moved = solve_on_groups(0.3 * allowed, steps);
-      store_groups();
-      if (!moved) return {false, steps};
-    }
+    features_.open(group_, n_groups_, column_);
+    features_.combine(column_, n_groups_ * g_, task_->n, w_, q_, state_.z);
+    state_.stay();
+    state_.pull_all(features_);
+    const double without = state_.best_primal;
+    state_.certify();
+    if (!(state_.best_primal < without)) state_.drop_weights();
   }
 
   // The working set: groups in use, and of the others those that pull hardest against lambda1, at most as many again. Returns the gap of
   // the inner problem over all groups.
   double choose_groups() {
     const index block = g_ * q_, m = task_->m;
-    constexpr index at_least = 20;
     double total = 0;
     index used = 0, pulling = 0;
     double* x = direction_;
@@ -218,7 +209,7 @@ class ProximalSolver {
       used += any;
       if (!any && excess_[b] > 0) ordered_[pulling++] = excess_[b];
     }
-    const index allowed = used > at_least ? used : at_least;
+    const index allowed = used > Rules::small_set ? used : Rules::small_set;
     double threshold = 0;
     if (pulling > allowed) {
       std::nth_element(ordered_, ordered_ + allowed, ordered_ + pulling, [](double left, double right) { return left > right; });
@@ -268,11 +259,11 @@ class ProximalSolver {
         }
         gap += state_.group_gap(w_ + t * block, x, mu_[t]);
       }
-      if (gap <= enough || steps >= max_steps) return moved;
+      if (gap <= enough || steps >= Rules::max_steps) return moved;
       ++steps;
       free_.collect(state_.p, task_->weight, n, task_->smoothing + rho_);
       for (index e = 0; e < size; ++e) direction_[e] = w_[e];
-      model_.step(column_, n_groups_, gradient_, mu_, task_->lambda1, accuracy, w_);
+      model_.step(column_, n_groups_, gradient_, mu_, task_->lambda1, Rules::accuracy, w_);
       for (index e = 0; e < size; ++e) direction_[e] = w_[e] - direction_[e];
       if (!search_line(size)) return moved;
       features_.pull(column_, n_groups_ * g_, n, state_.a, q_, pull_);
@@ -348,7 +339,7 @@ class ProximalSolver {
   FreeSamples free_;
   PrimalModel<Passes, T, Features> model_;
   const Task<T>* task_ = nullptr;
-  double rho_ = 0, scale_ = 0;
+  double rho_ = 0;
   double *sigma_, *square_, *excess_, *ordered_;  // (groups), square_ (m)
   char* in_;
   index* group_;  // the working set

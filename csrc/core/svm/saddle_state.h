@@ -10,6 +10,7 @@
 #include "core/prox.h"
 #include "core/svm/class_basis.h"
 #include "core/svm/objective.h"
+#include "core/svm/proximal_rules.h"
 #include "core/svm/task.h"
 
 SPARSESVM_BEGIN
@@ -36,8 +37,8 @@ class SaddleState {
   // W = 0 and `probabilities` (n_samples of the batch, k), or uniform ones. The labels' own dual has the value zero.
   void start(const Task<T>& task, const double* probabilities) {
     task_ = &task;
-    for (index e = 0; e < task.m * q_; ++e) w[e] = w_centre[e] = best_w[e] = 0;
-    for (index e = 0; e < task.n * q_; ++e) z[e] = 0;
+    drop_weights();
+    for (index e = 0; e < task.m * q_; ++e) best_w[e] = 0;
     for (index i = 0; i < task.n; ++i) {
       double* row = p_centre + i * k_;
       for (index l = 0; l < k_; ++l) {
@@ -54,7 +55,7 @@ class SaddleState {
   }
 
   // Never below what rounding leaves of two sums of this size.
-  double gap() const { return (best_primal > best_dual ? best_primal - best_dual : 0.0) + rounding_; }
+  double gap() const { return (best_primal <= best_dual ? 0.0 : best_primal - best_dual) + rounding_; }
 
   // p = the probabilities that maximise the inner saddle at the scores z, and a = diag(c) (Y - p).
   void respond(double rho) {
@@ -70,10 +71,19 @@ class SaddleState {
         row[l] = (score[l] - y + task_->smoothing * y + rho * p_centre[i * k_ + l]) / total;
       }
       project_simplex(row, k_, 1.0);
-      for (index l = 0; l < k_; ++l) score[l] = task_->weight[i] * ((task_->label[i] == l) - row[l]);
-      basis_.reduce(score, packed);
-      for (index c = 0; c < q_; ++c) a[c * n + i] = packed[c];
+      take_row(i);
     }
+  }
+
+  void drop_weights() {
+    for (index e = 0; e < task_->m * q_; ++e) w[e] = w_centre[e] = 0;
+    for (index e = 0; e < task_->n * q_; ++e) z[e] = 0;
+  }
+
+  // p = its centre, and a likewise.
+  void stay() {
+    for (index e = 0; e < task_->n * k_; ++e) p[e] = p_centre[e];
+    for (index i = 0; i < task_->n; ++i) take_row(i);
   }
 
   // v (k - 1, m) = a F over all features: the one pass over everything.
@@ -119,7 +129,11 @@ class SaddleState {
       for (index e = b * g_ * q_; e < (b + 1) * g_ * q_; ++e) square += w[e] * w[e];
       penalty += task_->lambda1 * std::sqrt(square) + 0.5 * task_->lambda2 * square;
     }
-    const double share = best_share(linear, curved), value = dual_value(share, linear, curved);
+    double largest = 0;
+    for (index b = 0; b < task_->n_groups; ++b) largest = norm_[b] > largest ? norm_[b] : largest;
+    const auto sums = [this](double share) { return excess_sums(share); };
+    const double share = best_share(linear, curved, task_->lambda1, task_->lambda2, largest, sums);
+    const double value = scaled_dual_value(share, linear, curved, task_->lambda2, sums);
     penalty_gap = loss + penalty - value - loss_gap;
     if (!(std::fabs(loss + penalty) <= 1e300) || !(std::fabs(value) <= 1e300)) {
       best_primal = __builtin_nan("");
@@ -140,8 +154,7 @@ class SaddleState {
     }
   }
 
-  // Duality gap that one group leaves in the inner problem, at weights x_w and pull x = V + sigma W_t (group_size, k - 1) each: p is the
-  // exact response, so that these add up to the whole. A sum of non-negative terms.
+  // Duality gap that one group leaves in the inner problem, at weights x_w and pull x = V + sigma W_t (group_size, k - 1) each.
   double group_gap(const double* x_w, const double* x, double mu) const {
     double ww = 0, xx = 0, wx = 0;
     for (index e = 0; e < g_ * q_; ++e) {
@@ -149,11 +162,7 @@ class SaddleState {
       xx += x[e] * x[e];
       wx += x_w[e] * x[e];
     }
-    const double length = std::sqrt(ww), pull = std::sqrt(xx), excess = pull - task_->lambda1;
-    const double turned = length * pull - wx > 0 ? length * pull - wx : 0.0;
-    if (!(excess > 0)) return turned - length * excess + 0.5 * mu * ww;
-    const double miss = length - excess / mu;
-    return turned + 0.5 * mu * miss * miss;
+    return inner_gap(ww, xx, wx, mu, task_->lambda1);
   }
 
   void move_centre() {
@@ -168,6 +177,14 @@ class SaddleState {
   double best_primal = 0, best_dual = 0, loss_gap = 0, penalty_gap = 0;
 
  private:
+  // a = diag(c) (Y - p) of one sample.
+  void take_row(index i) {
+    double *wide = scratch_, *packed = scratch_ + k_;
+    for (index l = 0; l < k_; ++l) wide[l] = task_->weight[i] * ((task_->label[i] == l) - p[i * k_ + l]);
+    basis_.reduce(wide, packed);
+    for (index c = 0; c < q_; ++c) a[c * task_->n + i] = packed[c];
+  }
+
   double value_without_weights() {
     double total = 0;
     double *zero = scratch_, *uniform = scratch_ + k_;
@@ -181,43 +198,10 @@ class SaddleState {
     return total;
   }
 
-  // The dual value at y + share (p - y): share linear - share^2 curved / 2 - sum_G (share ||V_G|| - lambda1)_+^2 / (2 lambda2).
-  double dual_value(double share, double linear, double curved) const {
-    const double own = share * linear - 0.5 * share * share * curved;
-    if (!(task_->lambda2 > 0)) return own;
-    double square = 0;
-    for (index b = 0; b < task_->n_groups; ++b) {
-      const double excess = share * norm_[b] - task_->lambda1;
-      square += excess > 0 ? excess * excess : 0.0;
-    }
-    return own - square / (2 * task_->lambda2);
-  }
-
-  // The share in [0, 1] with the largest dual value. Each row's set c_i (y_i - simplex) contains zero, so that all are feasible where
-  // lambda2 > 0; the derivative falls and is piecewise linear, and Newton steps from one stay on the right of its root. With lambda2 = 0
-  // it is the largest that keeps every ||V_G|| within lambda1.
-  double best_share(double linear, double curved) const {
-    if (!(task_->lambda2 > 0)) {
-      double largest = 0;
-      for (index b = 0; b < task_->n_groups; ++b) largest = norm_[b] > largest ? norm_[b] : largest;
-      constexpr double rounding = 1e-15;
-      return largest > task_->lambda1 ? (1 - rounding) * task_->lambda1 / largest : 1.0;
-    }
-    double share = 1;
-    for (int step = 0; step < 50; ++step) {
-      double slope = linear - share * curved, bend = curved;
-      for (index b = 0; b < task_->n_groups; ++b) {
-        const double excess = share * norm_[b] - task_->lambda1;
-        if (!(excess > 0)) continue;
-        slope -= excess * norm_[b] / task_->lambda2;
-        bend += norm_[b] * norm_[b] / task_->lambda2;
-      }
-      if (!(slope < 0) || !(bend > 0)) break;
-      const double next = share + slope / bend;
-      if (!(next < share)) break;
-      share = next;
-    }
-    return share > 0 ? share : 0.0;
+  ExcessSums excess_sums(double share) const {
+    ExcessSums sums{};
+    for (index b = 0; b < task_->n_groups; ++b) sums.add(norm_[b], share, task_->lambda1);
+    return sums;
   }
 
   index k_, q_, g_;

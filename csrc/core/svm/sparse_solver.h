@@ -18,8 +18,7 @@ class SparseSolver {
     task_.bind(arguments.batch, number);
     index iterations = 0;
     const double target = arguments.tol * task_.total_weight;
-    const Status status =
-        proximal_.solve(arguments.batch, number, task_, arguments.init_dual, target, arguments.max_iter, iterations);
+    const Status status = proximal_.solve(arguments, number, task_, target, arguments.max_iter, iterations);
     proximal_.write(arguments, number, status, iterations);
   }
 

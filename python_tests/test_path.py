@@ -1,0 +1,104 @@
+"""Warm starts: a path's solutions are those of cold solves, whatever they start from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import sparsesvm
+from benchmarks.certificate import certify
+from benchmarks.problems import Problem, uniform_bound
+from sparsesvm import _ops
+
+# Beyond 512 samples, and with many dual entries: the proximal method. The last is left to Newton steps on the dual.
+SIZES = [(520, 30, 3), (210, 60, 10), (40, 90, 4)]
+
+
+def problem_of(rng, size, *, group_size=1, dual_reg=0.0, weighted=False, ratio=0.3) -> Problem:
+    n_samples, n_features, n_way = size
+    labels = rng.integers(n_way, size=n_samples)
+    features = rng.normal(size=(n_way, n_features))[labels] + rng.normal(size=(n_samples, n_features))
+    weight = rng.exponential(size=n_samples) * (rng.random(n_samples) > 0.1) if weighted else np.ones(n_samples)
+    bound = uniform_bound(features, labels, n_way, weight, group_size)
+    return Problem(features, labels, n_way, ratio * bound, 1.0, weight, group_size, dual_reg)
+
+
+def solve(problem: Problem, start: sparsesvm.Solution | None = None, tol: float = 1e-7) -> sparsesvm.Solution:
+    penalties = (torch.tensor(value, dtype=torch.float64) for value in (problem.lambda1, problem.lambda2))
+    inputs = (torch.from_numpy(problem.features), torch.from_numpy(problem.labels), torch.from_numpy(problem.sample_weight))
+    at = (None, None) if start is None else (start.dual, start.weights)
+    options = (problem.n_way, problem.group_size, problem.dual_reg, tol, 100, "raise", False)
+    found = sparsesvm.Solution(*_ops.solve(*inputs, *penalties, *at, *options))
+    assert certify(problem, found.weights, found.dual).confirms(tol)
+    return found
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"group_size": 3}, {"dual_reg": 1.0}, {"dual_reg": 0.2, "weighted": True}, {"weighted": True, "group_size": 5}],
+)
+def test_a_path_is_a_row_of_cold_solves(rng, size, options):
+    problem = problem_of(rng, size, **options)
+    path = sparsesvm.regularization_path(
+        torch.from_numpy(problem.features),
+        torch.from_numpy(problem.labels),
+        lambda2=problem.lambda2,
+        n_lambdas=6,
+        min_ratio=0.05,
+        n_way=problem.n_way,
+        sample_weight=torch.from_numpy(problem.sample_weight),
+        group_size=problem.group_size,
+        dual_reg=problem.dual_reg,
+        tol=1e-7,
+        on_failure="raise",
+    )
+    assert not path.solution.active[0].any()
+    for number, penalty in enumerate(path.lambda1):
+        here = replace(problem, lambda1=float(penalty))
+        cold = solve(here)
+        warm = sparsesvm.Solution(*(field[number] for field in path.solution))
+        assert certify(here, warm.weights, warm.dual).confirms(1e-7)
+        assert float((warm.weights - cold.weights).norm()) ** 2 <= 4 * float(warm.gap + cold.gap) / here.lambda2 + 1e-12
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("options", [{}, {"group_size": 3}, {"dual_reg": 1.0}, {"weighted": True}])
+@pytest.mark.parametrize(("before", "after"), [(0.9, 0.02), (0.02, 0.9), (0.1, 0.1)])
+def test_the_solution_of_a_very_different_penalty_is_no_bad_start(rng, size, options, before, after):
+    start = solve(problem_of(np.random.default_rng(3), size, ratio=before, **options))
+    problem = problem_of(np.random.default_rng(3), size, ratio=after, **options)
+    cold, warm = solve(problem), solve(problem, start)
+    # Where all weights are zero the cold start is nearly the solution.
+    assert int(warm.n_iter) <= 2 * int(cold.n_iter) + 6
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_no_start_makes_an_answer_wrong(rng, size, scale):
+    problem = problem_of(rng, size)
+    cold = solve(problem)
+    noise = torch.from_numpy(scale * rng.normal(size=tuple(cold.weights.shape)))
+    vertices = torch.eye(problem.n_way, dtype=torch.float64)[torch.from_numpy(rng.integers(problem.n_way, size=size[0]))]
+    found = solve(problem, cold._replace(weights=noise, dual=vertices))
+    assert float(found.objective) == pytest.approx(float(cold.objective), abs=float(found.gap + cold.gap))
+
+
+@pytest.mark.parametrize("dual_reg", [0.0, 1.0])
+def test_a_warm_start_saves_iterations(rng, dual_reg):
+    """Of a neighbouring penalty, and nearly all of them where the penalty is the same."""
+    problem = problem_of(rng, SIZES[0], dual_reg=dual_reg, ratio=0.1)
+    cold = solve(problem)
+    assert int(solve(problem, cold).n_iter) < int(cold.n_iter)
+
+
+def test_a_path_without_ridge(rng):
+    problem = problem_of(rng, (60, 20, 3))
+    path = sparsesvm.regularization_path(
+        torch.from_numpy(problem.features), torch.from_numpy(problem.labels), lambda2=0.0, n_lambdas=4, min_ratio=0.2, n_way=3
+    )
+    for penalty, weights, dual in zip(path.lambda1, path.solution.weights, path.solution.dual, strict=True):
+        assert certify(replace(problem, lambda1=float(penalty), lambda2=0.0), weights, dual).confirms(1e-6)

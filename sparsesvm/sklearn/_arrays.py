@@ -1,0 +1,95 @@
+"""Arrays as the solvers take them: groups in consecutive columns, features centred and of one common scale."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+Groups = int | Sequence[int] | Sequence[Sequence[int]]
+
+
+class Scaled(NamedTuple):
+    """Features (x - mean) / scale as the solver takes them, and the way back.
+
+    Attributes:
+        features: (n_samples, width); width is that of the groups, all as wide as the largest, filled up with zero columns.
+        columns: (n_features,), where each feature went.
+        group_size: width of a group.
+        mean: (n_features,), zeros where nothing was subtracted.
+        scale: the root-mean-square norm of the samples less the mean.
+    """
+
+    features: Tensor
+    columns: NDArray[np.int64]
+    group_size: int
+    mean: NDArray[np.float64]
+    scale: float
+
+    def coefficients(self, weights: Tensor, bias: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Coefficients (..., n_classes, n_features) and intercepts (..., n_classes) of x itself."""
+        coef = weights.double().cpu().numpy()[..., self.columns] / self.scale
+        intercept = np.zeros(coef.shape[:-1]) if bias is None else bias.double().cpu().numpy() - coef @ self.mean
+        return coef, intercept
+
+
+def scale(X: Any, weight: NDArray[np.float64], groups: Groups, center: bool, device: str) -> Scaled:
+    """Of an array or a CSR matrix (n_samples, n_features); the latter is scaled but not centred, which would fill it."""
+    columns, group_size = place_groups(groups, X.shape[1])
+    width = group_size * (int(columns.max()) // group_size + 1)
+    share = weight / weight.sum()
+    if sparse.issparse(X):
+        return _scale_sparse(X, share, columns, group_size, width, device)
+    mean = share @ X if center else np.zeros(X.shape[1])
+    dense = np.zeros((X.shape[0], width), X.dtype)
+    dense[:, columns] = X - mean.astype(X.dtype)
+    spread = float(share @ np.einsum("ij,ij->i", dense, dense, dtype=np.float64))
+    size = np.sqrt(spread) if spread > 0 else 1.0
+    dense /= X.dtype.type(size)
+    features = torch.from_numpy(dense)
+    return Scaled(features.to(device), columns, group_size, mean, float(size))
+
+
+def _scale_sparse(
+    X: Any, share: NDArray[np.float64], columns: NDArray[np.int64], group_size: int, width: int, device: str
+) -> Scaled:
+    spread = float(share @ np.asarray(X.multiply(X).sum(1), dtype=np.float64).ravel())
+    size = np.sqrt(spread) if spread > 0 else 1.0
+    placed = sparse.csr_matrix((X.data / X.dtype.type(size), columns[X.indices], X.indptr), (X.shape[0], width), copy=False)
+    placed.sum_duplicates()
+    start, column = (torch.from_numpy(part.astype(np.int64)) for part in (placed.indptr, placed.indices))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        features = torch.sparse_csr_tensor(start, column, torch.from_numpy(placed.data), placed.shape, check_invariants=False)
+    return Scaled(features.to(device), columns, group_size, np.zeros(X.shape[1]), float(size))
+
+
+def place_groups(groups: Groups, n_features: int) -> tuple[NDArray[np.int64], int]:
+    """The column of each feature when every group takes as many as the largest has, and that number."""
+    if isinstance(groups, (int, Integral)):
+        if groups < 1 or n_features % groups:
+            raise ValueError(f"groups must divide the {n_features} features of X where it is one size; got {groups}")
+        return np.arange(n_features), int(groups)
+    members = [np.atleast_1d(np.asarray(group)) for group in groups]
+    if not members or any(group.dtype.kind not in "iu" or group.ndim != 1 for group in members):
+        raise ValueError(f"groups must be a size, a list of sizes or a list of lists of feature numbers; got {groups!r}")
+    if np.ndim(groups[0]) == 0:
+        sizes = np.concatenate(members)
+        if (sizes < 1).any() or sizes.sum() != n_features:
+            raise ValueError(f"groups must hold positive sizes with sum {n_features}, the features of X; got sum {sizes.sum()}")
+        members = np.split(np.arange(n_features), np.cumsum(sizes)[:-1])
+    features = np.concatenate(members)
+    if not np.array_equal(np.sort(features), np.arange(n_features)):
+        raise ValueError(f"groups must hold each of the {n_features} features of X once; got {len(features)} entries")
+    size = max(len(group) for group in members)
+    columns = np.empty(n_features, dtype=np.int64)
+    for number, group in enumerate(members):
+        columns[group] = number * size + np.arange(len(group))
+    return columns, size

@@ -1,0 +1,219 @@
+"""`sparsesvm probe`: how well, and with which few features, a linear classifier reads classes off embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.model_selection import train_test_split
+
+import sparsesvm
+from sparsesvm.sklearn.classifier import SparseSVMClassifier
+from sparsesvm.sklearn.cross_validation import SparseSVMClassifierCV
+
+_RANDOM_SUBSETS = 5
+
+
+def probe(
+    features: ArrayLike,
+    labels: ArrayLike,
+    names: list[str] | None = None,
+    *,
+    test_size: float = 0.25,
+    cv: int = 5,
+    n_lambdas: int = 20,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Accuracy on samples held out, features chosen by cross-validation within one standard error, and controls.
+
+    Args:
+        features: (n_samples, n_features), labels (n_samples,) of any kind, names of the features.
+        test_size: share of samples held out, of each class.
+        cv, n_lambdas: folds and penalties of the choice.
+        options: of `SparseSVMClassifier`, e.g. lambda2, smoothing, class_weight.
+
+    Returns:
+        A dictionary that JSON can hold: accuracy of the probe, of its features fitted again without group penalty as are all
+        features and as many random ones (mean of five draws), of the same fit to shuffled labels and of the largest class; the
+        path (features used in the mean over folds, score and its standard error); the features used with their coefficients;
+        settings and versions.
+    """
+    X, y = np.asarray(features), np.asarray(labels)
+    names = [str(number) for number in range(X.shape[1])] if names is None else list(names)
+    if len(names) != X.shape[1]:
+        raise ValueError(f"names must hold one name for each of the {X.shape[1]} features; got {len(names)}")
+    X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=test_size, stratify=y, random_state=seed)
+    rng = np.random.default_rng(seed)
+    chosen = SparseSVMClassifierCV(lambda1_ratios=n_lambdas, cv=cv, selection="1se", **options).fit(X_train, y_train)
+    used = chosen.support_
+    dense = SparseSVMClassifier(lambda1=0.0, **options)
+    draws = [rng.choice(X.shape[1], len(used), replace=False) for _ in range(_RANDOM_SUBSETS if len(used) else 0)]
+    randomly = [dense.fit(X_train[:, draw], y_train).score(X_test[:, draw], y_test) for draw in draws]
+    again = dense.fit(X_train[:, used], y_train).score(X_test[:, used], y_test) if len(used) else chosen.score(X_test, y_test)
+    everything = dense.fit(X_train, y_train).score(X_test, y_test)
+    same = SparseSVMClassifier(lambda1_ratio=chosen.lambda1_ratio_, **options)
+    shuffled = same.fit(X_train, rng.permutation(y_train)).score(X_test, y_test)
+    _, counts = np.unique(y_test, return_counts=True)
+    scores = chosen.scores_path_
+    return {
+        "accuracy": {
+            "probe": chosen.score(X_test, y_test),
+            "its features without group penalty": again,
+            "all features": everything,
+            "as many random features": float(np.mean(randomly)) if randomly else float(counts.max() / counts.sum()),
+            "probe of shuffled labels": shuffled,
+            "largest class": float(counts.max() / counts.sum()),
+        },
+        "lambda1_ratio": chosen.lambda1_ratio_,
+        "dual_gap": chosen.dual_gap_,
+        "path": {
+            "lambda1_ratio": chosen.lambda1_ratios_.tolist(),
+            "features": (chosen.coefs_path_ != 0).any(2).sum(2).mean(0).tolist(),
+            "score": scores.mean(0).tolist(),
+            "standard_error": (scores.std(0, ddof=1) / np.sqrt(len(scores))).tolist(),
+        },
+        "classes": [str(label) for label in chosen.classes_],
+        "features": [{"name": names[j], "coefficients": chosen.coef_[:, j].tolist()} for j in used],
+        "n_features": X.shape[1],
+        "n_train": len(X_train),
+        "n_test": len(X_test),
+        "settings": {"test_size": test_size, "cv": cv, "n_lambdas": n_lambdas, "seed": seed, **options},
+        "versions": {
+            "sparsesvm": sparsesvm.__version__,
+            "scikit-learn": sklearn.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "processor": _processor(),
+        },
+    }
+
+
+def read(path: Path) -> tuple[NDArray[Any], NDArray[Any], list[str] | None]:
+    """Features, labels and, where the file has them, names of the features.
+
+    .npz and .pt hold `features`, `labels` and perhaps `names`; in .csv and .parquet the column `label` is the class, the others
+    are features.
+    """
+    if path.suffix in (".csv", ".parquet"):
+        import pandas
+
+        table = pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
+        if "label" not in table:
+            raise ValueError(f"{path} must have a column named label; got {', '.join(map(str, table.columns[:10]))}")
+        rest = table.drop(columns="label")
+        return rest.to_numpy(), table["label"].to_numpy(), [str(name) for name in rest.columns]
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            parts: dict[str, Any] = dict(file)
+    elif path.suffix == ".pt":
+        parts = torch.load(path)
+    else:
+        raise ValueError(f"{path} must end in .npz, .pt, .csv or .parquet")
+    if not {"features", "labels"} <= set(parts):
+        raise ValueError(f"{path} must hold features and labels; got {', '.join(parts)}")
+    features = np.asarray(parts["features"])
+    names = [str(name) for name in parts["names"]] if "names" in parts else None
+    return features.reshape(len(features), -1), np.asarray(parts["labels"]), names
+
+
+def table(found: dict[str, Any], most: int = 10) -> str:
+    """Accuracies, and the largest coefficients of each class, in Markdown."""
+    lines = [
+        f"{len(found['features'])} of {found['n_features']} features, {len(found['classes'])} classes, "
+        f"{found['n_train']} samples to fit, {found['n_test']} to test",
+        "",
+        "| on test samples | accuracy in % |",
+        "| --- | --- |",
+        *(f"| {name} | {100 * value:.1f} |" for name, value in found["accuracy"].items()),
+        "",
+        f"| class | features with the largest coefficients (of at most {most}) |",
+        "| --- | --- |",
+    ]
+    rows = np.array([feature["coefficients"] for feature in found["features"]]).T
+    classes = found["classes"] if len(rows) != 1 else found["classes"][1:]
+    for label, row in zip(classes, rows, strict=False):
+        order = np.argsort(-np.abs(row))[:most]
+        best = ", ".join(f"{found['features'][j]['name']} {row[j]:+.2g}" for j in order)
+        lines.append(f"| {label} | {best} |")
+    return "\n".join(lines)
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Score against features used, and the coefficients."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    along = found["path"]
+    style = {"marker": "o", "ms": 3, "capsize": 2, "label": "cross-validation"}
+    left.errorbar(along["features"], along["score"], along["standard_error"], **style)
+    left.plot(len(found["features"]), found["accuracy"]["probe"], "*", ms=12, label="chosen, on test samples")
+    for name, line in {
+        "its features without group penalty": (0, (6, 1)),
+        "all features": "--",
+        "as many random features": ":",
+        "probe of shuffled labels": "-.",
+    }.items():
+        left.axhline(found["accuracy"][name], color="0.4", linestyle=line, linewidth=1, label=name)
+    left.set_xscale("symlog", linthresh=1)
+    left.set_xlim(left=0)
+    left.set(xlabel="features used", ylabel="accuracy", ylim=(0, 1.02))
+    left.legend(fontsize=8, frameon=False)
+    coefficients = np.array([feature["coefficients"] for feature in found["features"]])
+    if len(coefficients):
+        order = np.argsort(-np.linalg.norm(coefficients, axis=1))[:30]
+        shown, limit = coefficients[order].T, np.abs(coefficients).max()
+        image = right.imshow(shown, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        right.set_xticks(range(len(order)), [found["features"][j]["name"] for j in order], rotation=90, fontsize=7)
+        labels = found["classes"] if len(shown) > 1 else found["classes"][1:]
+        right.set_yticks(range(len(shown)), labels, fontsize=8)
+        right.set_title("coefficients of the features with the largest ones", fontsize=9)
+        figure.colorbar(image, ax=right)
+    figure.savefig(path, dpi=150)
+
+
+def main(arguments: list[str]) -> None:
+    """`sparsesvm probe`."""
+    parser = argparse.ArgumentParser(
+        prog="sparsesvm probe", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "file", type=Path, help="features, labels and perhaps names in .npz or .pt; .csv or .parquet with a label"
+    )
+    parser.add_argument("--output", type=Path, default=Path("sparsesvm-probe"), help="folder of what is written")
+    parser.add_argument("--test-size", type=float, default=0.25, help="share of samples held out")
+    parser.add_argument("--cv", type=int, default=5, help="folds")
+    parser.add_argument("--n-lambdas", type=int, default=20, help="penalties")
+    parser.add_argument("--lambda2", type=float, default=0.1, help="squared penalty")
+    parser.add_argument("--tol", type=float, default=1e-4, help="duality gap, as a share of the samples")
+    parser.add_argument("--seed", type=int, default=0, help="of the split and the controls")
+    chosen = vars(parser.parse_args(arguments))
+    file, output = chosen.pop("file"), chosen.pop("output")
+    try:
+        found = probe(*read(file), **chosen)
+        output.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"sparsesvm probe: {error}") from error
+    (output / "probe.json").write_text(json.dumps(found, indent=1) + "\n")
+    draw(found, output / "probe.png")
+    (output / "probe.md").write_text(f"# Probe of {file.name}\n\n{table(found)}\n\n![accuracy and coefficients](probe.png)\n")
+    print(table(found))
+    print(f"\n{output / 'probe.md'}")
+
+
+def _processor() -> str:
+    """As the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
