@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead, _checks
+from sparsesvm import NoFeaturesWarning, PrototypeHead, RidgeHead, SparseSVMHead, _checks
 from sparsesvm.meta import evaluate
 from sparsesvm.meta.data import Setting
 from sparsesvm.meta.errors import DataError
@@ -184,9 +185,11 @@ def write_figures(
     name, (features, head) = next(iter(methods.items()))
     sparse = head if isinstance(head, SparseSVMHead) else SparseSVMHead(refit=True)
     curve = {r: Method(features, evaluate.at_ratio(sparse, r)) for r in RATIOS}
-    found = evaluate.compare(
-        {str(r): m for r, m in curve.items()}, images, settings, min(FIGURE_EPISODES, comparison.episodes), comparison.seed
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoFeaturesWarning)  # the curve ends where none are left
+        found = evaluate.compare(
+            {str(r): m for r, m in curve.items()}, images, settings, min(FIGURE_EPISODES, comparison.episodes), comparison.seed
+        )
     found.write(output / "curve")
     figures.save(figures.draw_curve({r: found.scores[str(r)] for r in RATIOS}), output / "curve.png")
     figures.save(figures.draw_usage(comparison.scores[name]), output / "usage.png")
