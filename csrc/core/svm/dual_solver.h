@@ -14,6 +14,7 @@
 #include "core/svm/output.h"
 #include "core/svm/proximal_rules.h"
 #include "core/svm/proximal_solver.h"
+#include "core/svm/sweep_costs.h"
 #include "core/svm/task.h"
 #include "core/svm/working_set.h"
 
@@ -54,12 +55,12 @@ class DualSolver {
 
  private:
   using Rules = ProximalRules;
+  using Costs = SweepCosts<Passes, T>;
 
-  static constexpr index max_sweeps = 8;
-  static constexpr double exact = 1e-10; // share of sum_i c_i below which a gap leaves nothing to find
+  static constexpr double exact = 1e-10;     // share of sum_i c_i below which a gap leaves nothing to find
   static constexpr double tolerated = sizeof(T) < sizeof(double) ? 1e-3 : 5e-6;  // error of the weights that a derivative is taken at
   static constexpr double rounding = 1e-13;  // of a gap, as a share of sum_i c_i
-  static constexpr double closer = 1e-3; // share of a gap to which the proximal method is to find the active sets
+  static constexpr double closer = 1e-3;     // share of a gap to which the proximal method is to find the active sets
 
   // The proximal method, which takes over the memory of this one, all but the best dual; so close to the solution Newton steps on the
   // dual of a task that is not large may be exact after all. `certified`: the best dual has the caller's certificate, and this is to
@@ -167,7 +168,7 @@ class DualSolver {
   Status iterate(double target, index max_iter, index& iterations) {
     newton_.has_gram = newton_.has_model = false;
     sweeping_ = !by_gram() && !warm_;
-    swept_groups_ = -1;
+    costs_.swept_groups = -1;
     // With lambda1 = 0 the first step needs no more than the Gram matrix.
     const bool stepped = by_gram() && iterations < max_iter && NewtonStep<Passes, T>(task_, state_, newton_).step(target);
     if (stepped) {
@@ -248,16 +249,16 @@ class DualSolver {
   void advance(double target, double share = 0.1) {
     NewtonStep<Passes, T> newton(task_, state_, newton_);
     const index candidates = by_gram() ? 0 : newton.count_candidates();
-    if (sweeping_ && sweeps_pay(candidates)) {
-      gap_before_sweeps_ = state_.gap;
-      descend(max_sweeps);
-    } else if (sweeping_ = false; newton.step(target, operator_pays(candidates), share)) {
+    if (sweeping_ && costs_.sweeps_pay(candidates)) {
+      costs_.gap_before = state_.gap;
+      descend(Costs::max_sweeps);
+    } else if (sweeping_ = false; newton.step(target, costs_.operator_pays(candidates), share)) {
       const double before = state_.gap;
       state_.certify(task_);
       // Close to the solution Newton steps need no help.
-      if (state_.gap > 0.1 * before && !by_gram()) descend(sweeps_between_steps());
+      if (state_.gap > 0.1 * before && !by_gram()) descend(costs_.sweeps_between_steps(newton_.start[task_.n]));
     } else {
-      descend(max_sweeps);  // the face is too large yet for a step without a matrix, or rounding leaves a step no descent
+      descend(Costs::max_sweeps);  // the face is too large yet for a step without a matrix, or rounding leaves a step no descent
     }
     if (average_absent_classes()) state_.evaluate(task_, state_.dual);
   }
@@ -284,54 +285,6 @@ class DualSolver {
     return true;
   }
 
-  // Time of a Newton step with so many candidates, in sweeps over the last working set; measured within a factor of two.
-  double step_in_sweeps(index n_candidates) const {
-    const double size = static_cast<double>(n_candidates), groups = static_cast<double>(swept_groups_);
-    const double width = groups * static_cast<double>(task_.group_size), way = static_cast<double>(task_.k);
-    const double step = size * size * (0.25 * size + groups);
-    return step / (2 * static_cast<double>(task_.n) * way * (8 * width + 50 * way));
-  }
-
-  // Time of a Newton step by conjugate gradients, in sweeps. A product passes over the working set twice, half a sweep; the line search
-  // and what follows count as four. For a hundredth of the residual it takes sqrt(condition) ln(200) / 2 products. The smoothing term is
-  // a bound on the smallest eigenvalue; without it there is none. The largest of F F' is estimated by the Rayleigh quotient
-  // ||V||^2 / ||diag(c) Y - A||^2: the residual follows the classes, as the largest eigenvalues do, and the few above take a product
-  // each.
-  double operator_step_in_sweeps() const {
-    if (!(task_.smoothing > 0)) return 1e300;
-    const index k = task_.k;
-    double image = 0, residual = 0;
-    for (index b = 0; b < task_.n_groups; ++b) image += state_.norm[b] * state_.norm[b];
-    for (index i = 0; i < task_.n; ++i) {
-      for (index l = 0; l < k; ++l) {
-        const double r = (task_.label[i] == l ? task_.weight[i] : 0.0) - state_.dual[i * k + l];
-        residual += r * r;
-      }
-    }
-    if (!(residual > 0)) return 1e300;
-    return 0.5 * (4 + 2.65 * std::sqrt(1 + image / (residual * task_.lambda2 * task_.smoothing)));
-  }
-
-  // Whether a Newton step by conjugate gradients is cheaper than one by the dense model.
-  bool operator_pays(index n_candidates) const {
-    return !by_gram() && swept_groups_ >= 0 && (n_candidates < 0 || operator_step_in_sweeps() < step_in_sweeps(n_candidates));
-  }
-
-  // Whether another round of sweeps is likely to lower the gap more than a Newton step would in the same time: by ten with the dense
-  // model, by a hundred where the hinge is smooth; where there is neither, whether the last round still helped much.
-  bool sweeps_pay(index n_candidates) const {
-    if (swept_groups_ < 0) return true;
-    const double progress = std::log(gap_before_sweeps_ / state_.gap);
-    if (task_.smoothing > 0 && operator_pays(n_candidates)) return progress * operator_step_in_sweeps() > 4.6 * max_sweeps;
-    return n_candidates < 0 ? progress > 0.5 : progress * step_in_sweeps(n_candidates) > 2.3 * max_sweeps;
-  }
-
-  // Two, and more where they cost little beside the last Newton step.
-  index sweeps_between_steps() const {
-    const double sweeps = 2 + 0.04 * step_in_sweeps(newton_.start[task_.n]);
-    return sweeps < max_sweeps ? static_cast<index>(sweeps) : max_sweeps;
-  }
-
   // Sweeps over the samples, in single precision while the gap is far above its rounding.
   void descend(index sweeps) {
     if (!descend_in<float>(sweeps)) descend_in<double>(sweeps);
@@ -342,7 +295,7 @@ class DualSolver {
   bool descend_in(index sweeps) {
     WorkingSet<S> set(set_);
     set.gather(task_, state_.v, state_.norm, 0.8);
-    swept_groups_ = set.n_groups;
+    costs_.swept_groups = set.n_groups;
     BlockDescent<Passes, T, S> descent(task_, set, state_.dual, block_);
     if (sizeof(S) == 4 && !(state_.gap > 30 * descent.noise() * task_.total_weight)) return false;
     for (index pass = 0; pass < sweeps; ++pass) descent.sweep(pass);
@@ -462,8 +415,7 @@ class DualSolver {
   bool warm_ = false;
   bool best_is_current_ = false;
   bool sweeping_ = false;           // before the first Newton step
-  index swept_groups_ = -1;         // of the last working set; none yet
-  double gap_before_sweeps_ = 0;
+  Costs costs_{task_, state_};
 };
 
 SPARSESVM_END
