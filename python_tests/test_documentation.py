@@ -21,7 +21,17 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / "docs").glob("**/*.md"))}
 SOURCES = "".join(path.read_text() for path in (ROOT / "sparsesvm").glob("**/*.py")) + (ROOT / "Makefile").read_text()
-MODULES = ("", ".metrics", ".bilevel", ".bilevel.tasks", ".bilevel.encoders", ".bilevel.training", ".factors", ".meta")
+MODULES = (
+    "",
+    ".metrics",
+    ".bilevel",
+    ".bilevel.tasks",
+    ".bilevel.encoders",
+    ".bilevel.training",
+    ".factors",
+    ".meta",
+    ".sklearn",
+)
 LIGHTNING = ("ignore:.*does not have many workers", "ignore:.*LeafSpec.* is deprecated")
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING]

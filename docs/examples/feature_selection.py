@@ -6,35 +6,15 @@ The features that a sparse SVM uses, chosen for a classifier that cannot choose:
 Cross-validation searches the penalty with the pipeline as a whole, so that no fold selects on its own test samples.
 """
 
-import torch
 from matplotlib import pyplot
-from sklearn.base import BaseEstimator
 from sklearn.datasets import make_classification
-from sklearn.feature_selection import SelectorMixin
+from sklearn.feature_selection import SelectFromModel
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import sparsesvm
-
-
-class SparseSVMSelector(SelectorMixin, BaseEstimator):
-    """Keeps the features with weights in the sparse SVM at this share of the largest penalty."""
-
-    def __init__(self, lambda1_ratio=0.3, lambda2=1.0):
-        self.lambda1_ratio = lambda1_ratio
-        self.lambda2 = lambda2
-
-    def fit(self, X, y):
-        features, labels = torch.from_numpy(X), torch.from_numpy(y)
-        solution = sparsesvm.solve(features, labels, lambda1_ratio=self.lambda1_ratio, lambda2=self.lambda2)
-        self.mask_ = solution.active.numpy()
-        return self
-
-    def _get_support_mask(self):
-        return self.mask_
-
+from sparsesvm.sklearn import SparseSVMClassifier
 
 # %%
 # 200 features, of which ten say something about three classes.
@@ -44,10 +24,11 @@ X, y = make_classification(
 )
 X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.5, random_state=0)
 
-pipeline = make_pipeline(StandardScaler(), SparseSVMSelector(), KNeighborsClassifier(5))
-search = GridSearchCV(pipeline, {"sparsesvmselector__lambda1_ratio": [0.05, 0.1, 0.2, 0.3, 0.4, 0.5]}, cv=5)
+selector = SelectFromModel(SparseSVMClassifier(lambda2=1.0), threshold=1e-12)  # what is not in use is exactly zero
+pipeline = make_pipeline(StandardScaler(), selector, KNeighborsClassifier(5))
+search = GridSearchCV(pipeline, {"selectfrommodel__estimator__lambda1_ratio": [0.05, 0.1, 0.2, 0.3, 0.4, 0.5]}, cv=5)
 search.fit(X_train, y_train)
-kept = search.best_estimator_["sparsesvmselector"].get_support(indices=True)
+kept = search.best_estimator_["selectfrommodel"].get_support(indices=True)
 print(f"chosen: {search.best_params_}, {len(kept)} features, of them informative: {(kept < 10).sum()} of 10")
 
 everything = make_pipeline(StandardScaler(), KNeighborsClassifier(5)).fit(X_train, y_train)
@@ -57,7 +38,7 @@ print(f"on all features: {everything.score(X_test, y_test):.3f}")
 # %%
 
 figure, axis = pyplot.subplots(figsize=(5, 3), layout="constrained")
-axis.plot(search.cv_results_["param_sparsesvmselector__lambda1_ratio"], search.cv_results_["mean_test_score"], "o-")
+axis.plot(search.cv_results_["param_selectfrommodel__estimator__lambda1_ratio"], search.cv_results_["mean_test_score"], "o-")
 axis.axhline(everything.score(X_test, y_test), color="C7", linestyle="--", label="all features, test samples")
 axis.set(xlabel="lambda1_ratio", ylabel="accuracy in cross-validation")
 axis.legend()

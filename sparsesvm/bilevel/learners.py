@@ -102,7 +102,7 @@ class SparseSVM(Learner):
 
     def __init__(self, lambda1_ratio: float, n_way: int, lambda2: float = 0.1) -> None:
         super().__init__()
-        self.head = SparseSVMHead(lambda1_ratio, lambda2=lambda2)
+        self.head = SparseSVMHead(lambda1_ratio, lambda2=lambda2, class_weight=None)
         self.lambda1_ratio, self.lambda2 = lambda1_ratio, lambda2
         self.n_way = _checks.check_integer("n_way", n_way, minimum=2)
 
