@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsesvm import _sparse, functional
+from sparsesvm import _ops, _sparse, functional
 from sparsesvm.results import Solution
 
 _LENGTHS = 1e4  # c / s
@@ -54,6 +54,7 @@ def path(
     penalties: Tensor,
     *,
     sample_weight: Tensor,
+    lambda2: float,
     group_size: int,
     intercept: bool,
     **options: Any,
@@ -65,13 +66,10 @@ def path(
         features = append(features, size, group_size) if intercept else features
         if sample_weight.dim() > 1:
             features, labels = features.expand(*sample_weight.shape, -1), labels.expand(sample_weight.shape)
-        solutions: list[Solution] = []
-        for penalty in penalties:
-            dual = solutions[-1].dual if solutions else None
-            arguments = {"sample_weight": sample_weight, "group_size": group_size, "init_dual": dual, **options}
-            solutions.append(functional.solve(features, labels, lambda1=penalty, **arguments))
-        along = Solution(*(torch.stack(field) for field in zip(*solutions, strict=True)))
-        return split(along, m, size) if intercept else (along, None)
+        arguments = functional.make_options(features, group_size=group_size, **options)
+        ridge = _ops.per_task(lambda2, features)
+        found = functional.stack(functional.along(features, labels, sample_weight.double(), penalties, ridge, arguments))
+        return split(found, m, size) if intercept else (found, None)
 
 
 def lambda1_max(

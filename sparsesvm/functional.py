@@ -106,7 +106,7 @@ def solve(
     if sample_weight is not None:
         _checks.check_sample_weight(sample_weight, features)
     n_way = _checks.find_n_way(labels, n_way, sample_weight)
-    options = _options(features, n_way, group_size, dual_reg, tol, max_iter, on_failure)
+    options = make_options(features, n_way, group_size, dual_reg, tol, max_iter, on_failure)
     labels = _checks.class_numbers(labels, sample_weight)
     if init_dual is not None:
         _checks.check_dual(init_dual, features, options.n_way)
@@ -328,7 +328,7 @@ def regularization_path(
     _checks.check_labels(labels, features)
     _checks.check_penalty("lambda2", lambda2, features)
     n_way = _checks.find_n_way(labels, n_way, sample_weight)
-    options = _options(features, n_way, group_size, dual_reg, tol, max_iter, on_failure)
+    options = make_options(features, n_way, group_size, dual_reg, tol, max_iter, on_failure)
     with torch.no_grad():
         bound = lambda1_max(features, labels, n_way=n_way, sample_weight=sample_weight, group_size=group_size).double()
         bound = bound * _smoothing_share(n_way, lambda2, options.dual_reg)
@@ -337,15 +337,27 @@ def regularization_path(
         if features.element_size() < 4:
             features = features.float()
         labels = _checks.class_numbers(labels, sample_weight)
-        weight, ridge = _weight(labels, sample_weight), _ops.per_task(lambda2, features)
-        solutions: list[Solution] = []
-        dual = weights = None
-        for penalty in penalties:
-            solutions.append(Solution(*_autograd.apply(features, labels, weight, penalty, ridge, dual, weights, options)))
-            dual, weights = solutions[-1].dual.double(), solutions[-1].weights
+        solutions = along(features, labels, _weight(labels, sample_weight), penalties, _ops.per_task(lambda2, features), options)
         if on_failure == "warn":
             _report_no_features(solutions[-1], ratios[-1], penalties[-1])
-    return RegularizationPath(penalties, Solution(*(torch.stack(field) for field in zip(*solutions, strict=True))))
+    return RegularizationPath(penalties, stack(solutions))
+
+
+def along(
+    features: Tensor, labels: Tensor, sample_weight: Tensor, penalties: Tensor, lambda2: Tensor, options: _autograd.Options
+) -> list[Solution]:
+    """Of checked tensors as `_autograd.apply` takes them, for penalties (n_lambdas, ...): each started from the one before."""
+    solutions: list[Solution] = []
+    dual = weights = None
+    for penalty in penalties:
+        solutions.append(Solution(*_autograd.apply(features, labels, sample_weight, penalty, lambda2, dual, weights, options)))
+        dual, weights = solutions[-1].dual.double(), solutions[-1].weights
+    return solutions
+
+
+def stack(solutions: list[Solution]) -> Solution:
+    """Fields with one more leading axis."""
+    return Solution(*(torch.stack(field) for field in zip(*solutions, strict=True)))
 
 
 def _check_features(features: Tensor) -> None:
@@ -354,7 +366,7 @@ def _check_features(features: Tensor) -> None:
         _sparse.check(features)
 
 
-def _options(
+def make_options(
     features: Tensor, n_way: int, group_size: int, dual_reg: float, tol: float, max_iter: int, on_failure: str
 ) -> _autograd.Options:
     _checks.check_on_failure(on_failure)
@@ -464,7 +476,7 @@ def _exact_lambda1_max(features: Tensor, labels: Tensor, n_way: int, sample_weig
         return upper.to(device)
     features = _present(features, weight)
     is_class = one_hot(labels, n_way)
-    options = _options(features, n_way, group_size, 0.0, 0.01 * _BRACKET, 100, "ignore")
+    options = make_options(features, n_way, group_size, 0.0, 0.01 * _BRACKET, 100, "ignore")
     lower, ridge = torch.zeros_like(upper), torch.zeros_like(upper)
     penalty = 0.5 * upper
     dual = weights = None
