@@ -28,11 +28,23 @@ def test_thousands_of_dual_entries(rng, ratio, dual_reg, group_size):
     assert sparsesvm.duality_gap(features, labels, found.weights, dual=found.dual, **options) <= 1.01e-9 * len(labels)
 
 
-def test_thousands_of_samples_without_group_penalty(rng):
+@pytest.mark.parametrize("n_features", [200, 2200])
+def test_thousands_of_samples_without_group_penalty(rng, n_features):
     """More than the Gram matrix is held for."""
-    features, labels = task(rng, 3, 2100, 200)
+    features, labels = task(rng, 3, 2100, n_features)
     found = sparsesvm.solve(features, labels, lambda1=0.0, lambda2=1.0, tol=1e-6, on_failure="raise")
     assert sparsesvm.duality_gap(features, labels, dual=found.dual, lambda1=0.0, lambda2=1.0) <= 1.01e-6 * len(labels)
+
+
+def test_a_factor_that_serves_several_steps_stays_with_its_task(rng):
+    """So large that Newton steps solve by conjugate gradients with the last factor: a task is the same, bit for bit, after another one."""
+    features = torch.from_numpy(rng.normal(size=(2, 520, 700)))
+    labels = torch.from_numpy(rng.integers(0, 4, (2, 520)))
+    options = {"lambda1": 0.2 * sparsesvm.lambda1_max(features, labels), "lambda2": 1.0}
+    both = sparsesvm.solve(features, labels, **options, tol=1e-4, on_failure="raise")
+    assert (sparsesvm.duality_gap(features, labels, both.weights, dual=both.dual, **options) <= 1.01e-4 * 520).all()
+    options["lambda1"] = options["lambda1"][1]
+    assert torch.equal(sparsesvm.solve(features[1], labels[1], **options, tol=1e-4).weights, both.weights[1])
 
 
 @pytest.mark.parametrize("lambda1", [0.0, 20.0])

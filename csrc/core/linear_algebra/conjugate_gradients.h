@@ -12,6 +12,37 @@ struct ConjugateScratch {
   double* image;      // (size)
 };
 
+// Solves H x = residual from x = 0 until <residual, M^-1 residual> came down to a share accuracy^2; `apply` sets image = H direction,
+// `precondition` sets conditioned = M^-1 residual. False when that took more than `limit` steps.
+template <class Apply, class Precondition>
+bool preconditioned_gradients(index size, double accuracy, index limit, const Apply& apply, const Precondition& precondition, double* x,
+                              const double* conditioned, const ConjugateScratch& s) {
+  precondition();
+  double squared = 0;
+  for (index e = 0; e < size; ++e) {
+    x[e] = 0;
+    s.direction[e] = conditioned[e];
+    squared += s.residual[e] * conditioned[e];
+  }
+  const double enough = accuracy * accuracy * squared;
+  for (index step = 0; step < limit && squared > enough; ++step) {
+    apply();
+    double curvature = 0;
+    for (index e = 0; e < size; ++e) curvature += s.direction[e] * s.image[e];
+    if (!(curvature > 0)) return false;
+    const double length = squared / curvature, before = squared;
+    for (index e = 0; e < size; ++e) {
+      x[e] += length * s.direction[e];
+      s.residual[e] -= length * s.image[e];
+    }
+    precondition();
+    squared = 0;
+    for (index e = 0; e < size; ++e) squared += s.residual[e] * conditioned[e];
+    for (index e = 0; e < size; ++e) s.direction[e] = conditioned[e] + squared / before * s.direction[e];
+  }
+  return squared <= enough;
+}
+
 enum class ConjugateEnd { converged, given_up, flat };
 
 // Adds to `x` the solution of P H P x = residual. `apply` sets image = H direction, `project` applies P in place. Started from zero

@@ -80,6 +80,9 @@ class FreeSamples {
     }
   }
 
+  // The free classes of free sample f, folded to 64 bits.
+  std::uint64_t key(index f) const { return key_[sample[f]]; }
+
   index count = 0;        // free samples
   index coordinates = 0;  // their free dual entries, one less per sample than classes
   index n_runs = 0;

@@ -3,7 +3,8 @@
 //     (H0 + F' S F) d = r,   H0 = (mu + b) I - b u u' group by group,   S = w (diag(s) - s s' / |s|) sample by sample,
 //
 // solved on its smaller side: as it stands, (k - 1) x columns unknowns; by the Woodbury identity in the free dual entries; or by
-// conjugate gradients where that is cheaper than a factor. Vectors are (columns, k - 1), in the coordinates of ClassBasis.
+// conjugate gradients where that is cheaper than a factor, preconditioned by an earlier factor or without one. Vectors are (columns,
+// k - 1), in the coordinates of ClassBasis.
 #pragma once
 
 #include <cmath>
@@ -13,6 +14,7 @@
 #include "core/linear_algebra/conjugate_gradients.h"
 #include "core/macros.h"
 #include "core/svm/class_basis.h"
+#include "core/svm/free_coordinates.h"
 #include "core/svm/free_samples.h"
 #include "core/svm/problem.h"
 
@@ -22,11 +24,9 @@ template <class Passes, typename T, class Features>
 class NewtonSystem {
  public:
   NewtonSystem(const Batch<T>& batch, Features& features, const ClassBasis& basis, const FreeSamples& free, Arena& arena)
-      : q_(batch.n_way - 1), k_(batch.n_way), g_(batch.group_size), features_(features), basis_(basis), free_(free) {
+      : q_(batch.n_way - 1), k_(batch.n_way), g_(batch.group_size), features_(features), basis_(basis), free_(free),
+        largest_(largest_factor(batch)), coordinates_(batch.n_samples, k_, largest_, basis, free, arena) {
     const index n = batch.n_samples, m = batch.n_features;
-    const index unknowns = q_ * m, entries = q_ * n;
-    const index smaller = unknowns < entries ? unknowns : entries;
-    largest_ = smaller < max_factored ? smaller : max_factored;
     const index side = n > m ? n : m;
     square_ = side < max_factored ? side : max_factored;
     column = arena.template take<typename Features::Column>(m);
@@ -49,9 +49,7 @@ class NewtonSystem {
     z_ = arena.take<double>(n * q_);
     bent_ = arena.take<double>(n * q_);
     curvature_ = arena.take<double>(n);
-    factor_row_ = arena.take<double>(largest_ * q_);
-    coordinate_sample_ = arena.take<index>(largest_);
-    first_coordinate_ = arena.take<index>(n + 1);
+    dual_ = arena.take<double>(5 * largest_);
   }
 
   // H0 of group p: its inverse is `along` in the direction of the unit block and `across` elsewhere.
@@ -71,6 +69,7 @@ class NewtonSystem {
     const double primal = primal_cost(), dual = dual_cost(), direct = primal < dual ? primal : dual;
     const double entries = Features::entries(column, n_columns_, free_.count), way = static_cast<double>(k_);
     const double product = 3 * (4 * entries * static_cast<double>(q_) + 10 * static_cast<double>(free_.count) * way) + 2000;
+    spent = direct;
     double budget = direct / product;
     budget = budget > max_products ? max_products : budget;
     if (budget > worth_trying && !(difficult_ && direct < 1e300)) {
@@ -79,16 +78,27 @@ class NewtonSystem {
     }
     if (primal <= dual) {
       solve_primal(right, d);
-    } else {
-      solve_dual(right, d);
+      return;
     }
+    coordinates_.list();
+    if (direct > worth_keeping && iterate_on_dual(right, direct, product, d)) return;
+    solve_dual(right, d);
+    if (direct > worth_keeping) coordinates_.keep();
   }
 
-  // Operations of a factored solution.
+  double spent = 0;  // operations of the last solution
+
+  // Of a factored solution.
   double direct_cost() const { return primal_cost() < dual_cost() ? primal_cost() : dual_cost(); }
+
+  // Whether a solution takes a factor, and that more than some 20 ms.
+  bool dear() const { return difficult_ && direct_cost() > worth_keeping; }
 
   // A new model family (other rho or sigma) may be easier.
   void forget() { difficult_ = false; }
+
+  // Another task comes.
+  void start() { coordinates_.drop_kept(); }
 
   // out (k - 1, free samples) = S F x
   void scores(const double* x, double* out) {
@@ -137,6 +147,15 @@ class NewtonSystem {
   static constexpr index panel_width = 256;
   static constexpr double worth_trying = 12, max_products = 500;
 
+  // Of solutions by an earlier factor, which pay where one takes more than some 20 ms: operations from which one is kept, share of
+  // the coordinates that may have come and gone since, accuracy, and what an entry of it costs, read from memory in each solution.
+  static constexpr double worth_keeping = 1e9, max_change = 0.03, kept_accuracy = 1e-4, triangular = 40;
+
+  static index largest_factor(const Batch<T>& batch) {
+    const index smaller = (batch.n_way - 1) * (batch.n_samples < batch.n_features ? batch.n_samples : batch.n_features);
+    return smaller < max_factored ? smaller : max_factored;
+  }
+
   void bend_group(index p, const double* x, double straight, double extra, double* out, bool add) const {
     const index first = p * g_ * q_, last = (p + 1) * g_ * q_;
     double inner = 0;
@@ -154,38 +173,14 @@ class NewtonSystem {
       for (index j = p * g_; j < (p + 1) * g_; ++j) features_.add_square_products(column[j], f, curvature_, 1, &total);
       preconditioner_[p] = total / static_cast<double>(g_ * q_);
     }
-    double *r = residual_, *s = conditioned_;
-    double norm = 0;
-    for (index e = 0; e < size; ++e) {
-      d[e] = 0;
-      r[e] = right[e];
-    }
-    divide_preconditioner(r, s);
-    double rho = 0;
-    for (index e = 0; e < size; ++e) {
-      rho += r[e] * s[e];
-      direction_[e] = s[e];
-    }
-    norm = rho;
-    for (index step = 0; step < limit && rho > accuracy * accuracy * norm; ++step) {
+    for (index e = 0; e < size; ++e) residual_[e] = right[e];
+    const auto apply = [this] {
       multiply(direction_, image_);
       add_penalty(direction_, image_);
-      double curvature = 0;
-      for (index e = 0; e < size; ++e) curvature += direction_[e] * image_[e];
-      if (!(curvature > 0)) return false;
-      const double length = rho / curvature;
-      for (index e = 0; e < size; ++e) {
-        d[e] += length * direction_[e];
-        r[e] -= length * image_[e];
-      }
-      divide_preconditioner(r, s);
-      double next = 0;
-      for (index e = 0; e < size; ++e) next += r[e] * s[e];
-      const double carry = next / rho;
-      rho = next;
-      for (index e = 0; e < size; ++e) direction_[e] = s[e] + carry * direction_[e];
-    }
-    return rho <= accuracy * accuracy * norm;
+    };
+    return preconditioned_gradients(
+        size, accuracy, limit, apply, [this] { divide_preconditioner(residual_, conditioned_); }, d, conditioned_,
+        {residual_, direction_, image_});
   }
 
   void divide_preconditioner(const double* x, double* out) const {
@@ -197,6 +192,7 @@ class NewtonSystem {
 
   // The matrix over (class, column), run by run of equal supports.
   void solve_primal(const double* right, double* d) {
+    coordinates_.drop_kept();
     const index w = n_columns_, size = w * q_;
     for (index a = 0; a < q_; ++a) {
       for (index j = 0; j < w; ++j) {
@@ -279,16 +275,65 @@ class NewtonSystem {
     }
   }
 
-  // (I + B' H0^-1 B) y = B' H0^-1 r, d = H0^-1 (r - B y), with B B' = F' S F: sample i has |s_i| - 1 columns sqrt(w_i) f_i C_i, the
-  // C_i an orthonormal basis of the vectors on its free classes that sum to zero.
+  // (I + B' H0^-1 B) y = B' H0^-1 r, d = H0^-1 (r - B y), with B B' = F' S F.
   void solve_dual(const double* right, double* d) {
-    const index f = free_.count, w = n_columns_;
-    index size = 0;
-    for (index i = 0; i < f; ++i) {
-      first_coordinate_[i] = size;
-      size = list_coordinates(i, size);
+    const index size = coordinates_.size;
+    fill_dual(size);
+    factor(size);
+    double total = 0;
+    for (index a = 0; a < size; ++a) total += diagonal_[a];
+    typical_ = total / static_cast<double>(size);
+    divide_penalty(right, d);
+    to_dual(d, rhs_);
+    solve_cholesky<Passes>(matrix_, size, size, rhs_);
+    from_dual(right, rhs_, d);
+  }
+
+  // The same by conjugate gradients with the last factor as preconditioner, at most half as long as another one takes. False where that
+  // did not do.
+  bool iterate_on_dual(const double* right, double direct, double product, double* d) {
+    const index size = coordinates_.size, kept = coordinates_.kept;
+    if (kept == 0 || static_cast<double>(coordinates_.match()) > max_change * static_cast<double>(size)) return false;
+    double *residual = dual_, *direction = dual_ + largest_, *image = direction + largest_, *conditioned = image + largest_,
+           *y = conditioned + largest_;
+    divide_penalty(right, d);
+    to_dual(d, residual);
+    const auto apply = [&] {
+      coordinates_.scatter(direction, bent_);
+      pull(bent_, image_);
+      divide_penalty(image_, conditioned_);
+      to_dual(conditioned_, image);
+      for (index a = 0; a < size; ++a) image[a] += direction[a];
+    };
+    const auto precondition = [&] {
+      coordinates_.divide(residual, typical_, rhs_, [&](double* x) { solve_cholesky<Passes>(matrix_, kept, kept, x); }, conditioned);
+    };
+    const double step = product + triangular * static_cast<double>(kept * kept), limit = 0.5 * direct / step;
+    if (!preconditioned_gradients(size, kept_accuracy, static_cast<index>(limit), apply, precondition, y, conditioned,
+                                  {residual, direction, image})) {
+      return false;
     }
-    first_coordinate_[f] = size;
+    spent = 0.3 * direct;
+    from_dual(right, y, d);
+    return true;
+  }
+
+  // y = B' x
+  void to_dual(const double* x, double* y) {
+    features_.combine(column, n_columns_, free_.count, x, q_, z_);
+    coordinates_.gather(z_, y);
+  }
+
+  // d = H0^-1 (r - B y)
+  void from_dual(const double* right, const double* y, double* d) {
+    coordinates_.scatter(y, bent_);
+    pull(bent_, image_);
+    for (index e = 0; e < n_columns_ * q_; ++e) image_[e] = right[e] - image_[e];
+    divide_penalty(image_, d);
+  }
+
+  void fill_dual(index size) {
+    const index f = free_.count;
     for (index e = 0; e < size * size; ++e) matrix_[e] = 0;
     for (index e = 0; e < f * f; ++e) kernel_[e] = 0;
     const index groups_at_once = panel_width / g_ > 0 ? panel_width / g_ : 1;
@@ -298,53 +343,16 @@ class NewtonSystem {
       add_units(p, last, size);
     }
     for (index a = 0; a < size; ++a) {
-      const index i = coordinate_sample_[a];
-      const double* ca = factor_row_ + a * q_;
+      const index i = coordinates_.sample[a];
+      const double* ca = coordinates_.row + a * q_;
       for (index b = 0; b <= a; ++b) {
-        const index i2 = coordinate_sample_[b];
-        const double* cb = factor_row_ + b * q_;
+        const index i2 = coordinates_.sample[b];
+        const double* cb = coordinates_.row + b * q_;
         double inner = 0;
         for (index c = 0; c < q_; ++c) inner += ca[c] * cb[c];
         matrix_[a * size + b] += inner * kernel_[i >= i2 ? i * f + i2 : i2 * f + i] + (a == b ? 1.0 : 0.0);
       }
     }
-    factor(size);
-    // B' H0^-1 r
-    divide_penalty(right, d);
-    features_.combine(column, w, f, d, q_, z_);
-    for (index a = 0; a < size; ++a) {
-      double total = 0;
-      for (index c = 0; c < q_; ++c) total += factor_row_[a * q_ + c] * z_[c * f + coordinate_sample_[a]];
-      rhs_[a] = std::sqrt(free_.weight[coordinate_sample_[a]]) * total;
-    }
-    solve_cholesky<Passes>(matrix_, size, size, rhs_);
-    for (index e = 0; e < q_ * f; ++e) bent_[e] = 0;
-    for (index a = 0; a < size; ++a) {
-      const index i = coordinate_sample_[a];
-      for (index c = 0; c < q_; ++c) bent_[c * f + i] += std::sqrt(free_.weight[i]) * factor_row_[a * q_ + c] * rhs_[a];
-    }
-    pull(bent_, image_);
-    for (index e = 0; e < w * q_; ++e) image_[e] = right[e] - image_[e];
-    divide_penalty(image_, d);
-  }
-
-  // The orthonormal vectors of sample i, in the coordinates of the basis, as rows of factor_row_ from `size` on.
-  index list_coordinates(index i, index size) {
-    const index f = free_.count;
-    double* x = block_;
-    index seen = 0;
-    for (index l = 0; l < k_; ++l) {
-      if (free_.mask[l * f + i] == 0) continue;
-      if (seen > 0) {
-        const double s = static_cast<double>(seen), scale = 1 / std::sqrt(s * (s + 1));
-        for (index e = 0; e < k_; ++e) x[e] = e < l ? scale * free_.mask[e * f + i] : 0.0;
-        x[l] = -s * scale;
-        basis_.reduce(x, factor_row_ + size * q_);
-        coordinate_sample_[size++] = i;
-      }
-      ++seen;
-    }
-    return size;
   }
 
   // kernel_ += sqrt(w w') sum_j across_j f_ij f_i'j over the groups.
@@ -370,9 +378,9 @@ class NewtonSystem {
       for (index j = p * g_; j < (p + 1) * g_; ++j) {
         Features::visit(column[j], free_.count, [=](index i, double x) {
           const double scaled = root * std::sqrt(free_.weight[i]) * x;
-          for (index a = first_coordinate_[i]; a < first_coordinate_[i + 1]; ++a) {
+          for (index a = coordinates_.first[i]; a < coordinates_.first[i + 1]; ++a) {
             double inner = 0;
-            for (index b = 0; b < q_; ++b) inner += factor_row_[a * q_ + b] * unit[j * q_ + b];
+            for (index b = 0; b < q_; ++b) inner += coordinates_.row[a * q_ + b] * unit[j * q_ + b];
             to[a * panel_width] += scaled * inner;
           }
         });
@@ -385,11 +393,12 @@ class NewtonSystem {
   Features& features_;
   const ClassBasis& basis_;
   const FreeSamples& free_;
-  index n_columns_ = 0, largest_ = 0, square_ = 0;
+  index n_columns_ = 0, largest_, square_ = 0;
+  FreeCoordinates coordinates_;
   bool difficult_ = false;
-  double *preconditioner_, *matrix_, *kernel_, *panel_, *strip_, *block_, *rhs_, *diagonal_, *residual_, *direction_, *image_, *conditioned_, *z_, *bent_,
-      *curvature_, *factor_row_;
-  index *coordinate_sample_, *first_coordinate_;
+  double typical_ = 1;  // mean diagonal of the factored matrix
+  double *preconditioner_, *matrix_, *kernel_, *panel_, *strip_, *block_, *rhs_, *diagonal_, *residual_, *direction_, *image_;
+  double *conditioned_, *z_, *bent_, *curvature_, *dual_;
 };
 
 SPARSESVM_END

@@ -46,7 +46,13 @@ class PrimalModel {
   }
 
   // Another inner problem comes.
-  void forget() { system_.forget(); }
+  void forget() {
+    system_.forget();
+    crossed_ = false;
+  }
+
+  // Another task comes.
+  void start() { system_.start(); }
 
   // Changes `w` (n_groups * group_size, k - 1) by a step of the model; `opened` are the columns of the working set over all samples, g
   // the gradient of the smooth part there, mu (n_groups) the curvature of its penalty.
@@ -179,8 +185,13 @@ class PrimalModel {
     system_.set_groups(count);
   }
 
-  // One Newton step on the natural residual; where the model does not fall along it, steps on the groups in use.
+  // One Newton step on the natural residual; where the model does not fall along it, steps on the groups in use. Where these had to stop
+  // many groups the time before and a step is dear, they come at once.
   void newton(const double* mu, double lambda1, double accuracy, double* w) {
+    if (crossed_ && system_.dear()) {
+      newton_in_use(mu, lambda1, accuracy, w);
+      return;
+    }
     const index block = g_ * q_, n_active = list_active(mu, lambda1, w);
     set_columns(n_groups_, nullptr);
     system_.multiply(step_, image_);  // what the groups that go to zero do to the others
@@ -246,9 +257,9 @@ class PrimalModel {
       const index n_active = list_in_use(mu, lambda1, w);
       if (n_active == 0) return;
       set_columns(n_active, active_);
-      budget += system_.direct_cost();
-      if (drop > 0 && budget > ProximalRules::drop_cost) return;
+      if (drop > 0 && budget + system_.direct_cost() > ProximalRules::drop_cost) return;
       solve_active(n_active, accuracy);
+      budget += system_.spent;
       index crossing = 0;
       for (index t = 0; t < n_active; ++t) {
         double along = 0, own = 0;
@@ -258,6 +269,7 @@ class PrimalModel {
         }
         if (own < along) crossing_[crossing++] = own / along;
       }
+      crossed_ = many_crossed * static_cast<double>(n_active) < static_cast<double>(crossing);
       double length = 1;
       index stopped = crossing;
       std::sort(crossing_, crossing_ + crossing);
@@ -335,7 +347,10 @@ class PrimalModel {
     return true;
   }
 
+  static constexpr double many_crossed = 0.01;  // of the groups in use
+
   index k_, q_, g_, n_groups_ = 0;
+  bool crossed_ = false;
   Features& features_;
   const ClassBasis& basis_;
   const FreeSamples& free_;

@@ -31,13 +31,15 @@ struct ProximalRules {
 };
 
 // Whether a task is the proximal method's from the start: where the dual is nearly a linear program, or too large for models of
-// `max_model` entries.
+// `max_model` entries. With lambda1 = 0 and no more samples than features the dual is as strictly convex as the kernel is regular, and
+// sweeps over the samples leave little to Newton steps at any size.
 template <class Task>
 SPARSESVM_HD bool is_large(const Task& task, index max_model) {
   if (task.k == 1) return false;
   if (!(task.lambda2 > 0)) return true;
   if (task.smoothing > 0) return task.lambda1 > 0 && task.n > ProximalRules::many_samples;
-  return task.lambda1 > 0 ? task.n > ProximalRules::many_samples || task.n * task.k > max_model : task.n > max_model;
+  if (task.lambda1 > 0) return task.n > ProximalRules::many_samples || task.n * task.k > max_model;
+  return task.n > max_model && task.n > task.m;
 }
 
 struct InnerEnd {

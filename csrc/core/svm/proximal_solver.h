@@ -56,6 +56,7 @@ class ProximalSolver {
   // Task `number`, from the probabilities and weights that are given for it, or none, until the gap is at most `target`.
   Status solve(const SolveArguments<T>& arguments, index number, const Task<T>& task, double target, index max_iter, index& iterations) {
     task_ = &task;
+    model_.start();
     features_.bind(arguments.batch, number, task);
     basis_.fill();
     if (!measure_groups()) return Status::non_finite;
