@@ -103,7 +103,7 @@ def lambda1_max(
                 n_way=n_way,
                 sample_weight=is_class.sum(-2),
                 dual_reg=dual_reg,
-                tol=1e-12,
+                tol=1e-15,  # the dual is as exact as its root
                 init_dual=uniform.expand(*classes.shape, n_way).contiguous(),
                 on_failure="ignore",
             ).dual

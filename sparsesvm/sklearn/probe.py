@@ -193,7 +193,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--test-size", type=float, default=0.25, help="share of samples held out")
     parser.add_argument("--cv", type=int, default=5, help="folds")
     parser.add_argument("--n-lambdas", type=int, default=20, help="penalties")
-    parser.add_argument("--lambda2", type=float, default=0.1, help="squared penalty")
+    parser.add_argument("--lambda2", type=float, help="squared penalty; by default from the spread of the features")
     parser.add_argument("--tol", type=float, default=1e-4, help="duality gap, as a share of the samples")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the controls")
     chosen = vars(parser.parse_args(arguments))
