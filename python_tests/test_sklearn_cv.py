@@ -92,9 +92,7 @@ def test_samples_held_out_count_by_their_weight(data):
     # At ratio 1 intercepts alone decide, and those of classes of equal weight tie.
     np.testing.assert_allclose(weighted.scores_path_[:, 1:], repeats.scores_path_[:, 1:])
     np.testing.assert_allclose(weighted.coef_, repeats.coef_, rtol=1e-6, atol=1e-9)
-    with pytest.raises(
-        ValueError, match="cv must hold out a sample of positive sample_weight in each fold; fold 1"
-    ):
+    with pytest.raises(ValueError, match="cv must hold out a sample of positive sample_weight in each fold; fold 1"):
         SparseSVMClassifierCV(cv=list(zip(train, test, strict=True))).fit(X, y, sample_weight=np.arange(90) % 3 != 1)
 
 
