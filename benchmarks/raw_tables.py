@@ -26,7 +26,6 @@ from benchmarks import report
 from sparsesvm.sklearn import SparseSVMClassifier, SparseSVMClassifierCV
 
 DATA = {"iris": load_iris, "wine": load_wine, "breast_cancer": load_breast_cancer, "digits": load_digits}
-DENSE = "ours, dense"
 COLUMNS = ("data", "estimator", "accuracy %", "± fold", "to dense, points", "± error", "features", "of", "seconds", "note")
 
 
@@ -35,7 +34,7 @@ def _linear_svc() -> Any:
 
 
 ESTIMATORS: dict[str, Callable[[], Any]] = {
-    DENSE: lambda: SparseSVMClassifier(lambda1=0.0),
+    "ours, dense": lambda: SparseSVMClassifier(lambda1=0.0),
     "ours, sparse, refit=True": lambda: SparseSVMClassifier(refit=True, tol=1e-4),
     "ours, lambda1_ratio=0.12, refit=True": lambda: SparseSVMClassifier(lambda1_ratio=0.12, refit=True, tol=1e-4),
     "ours, CV": lambda: SparseSVMClassifierCV(lambda1_ratios=20, min_ratio=1e-3, tol=1e-4),
@@ -84,18 +83,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=report.FOLDER / "raw_tables.json")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    rows: list[report.Row] = []
+    rows = report.read(options.output)
+    title = f"# Raw tables, five folds {options.repeats} times, seconds of one thread for a fit"
     for data in options.data:
+        dense: report.Row = {}
         for estimator in ESTIMATORS:
             row = measure(data, estimator, options.repeats)
-            dense = row if estimator == DENSE else next(r for r in rows if (r["data"], r["estimator"]) == (data, DENSE))
+            dense = dense or row  # the first one
             difference = 100 * (np.array(row["scores"]) - np.array(dense["scores"]))
             row |= {"to dense, points": difference.mean(), "± error": difference.std(ddof=1) / np.sqrt(len(difference))}
-            rows.append(row)
             print("  ".join(f"{name} {report.show(row[name])}" for name in COLUMNS), flush=True)
-    table = report.table(COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
-    title = f"# Raw tables, five folds {options.repeats} times, seconds of one thread for a fit"
-    report.write(options.output, {"rows": rows}, f"{title}\n\n{table}")
+            rows = report.merge(rows, [row], ["data", "estimator"])
+            table = report.table(COLUMNS, [[each[column] for column in COLUMNS] for each in rows])
+            report.write(options.output, {"rows": rows}, f"{title}\n\n{table}", quiet=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -98,6 +99,7 @@ def test_fit_leaves_checkpoints_logs_configuration_table_and_pictures(config, tm
     root = tmp_path / "run"
     assert {path.name for path in (root / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert (root / "logs" / "version_0" / "config.yaml").is_file()
+    assert (root / "tensorboard").is_dir() == (importlib.util.find_spec("tensorboard") is not None)
     steps = [row for row in rows(root) if row["train/loss"]]
     assert len(steps) == 2 * 4
     for row in steps:
