@@ -276,6 +276,21 @@ def test_the_last_checkpoint_is_the_last_though_an_earlier_one_is_best(config, t
     assert [row["epoch"] for row in rows(tmp_path / "run", 1) if row["train/loss"]] == ["6"] * 4 + ["7"] * 4
 
 
+def test_optimizer_and_schedule_by_class_path(config, tmp_path):
+    classes = ("--model.optimizer", "torch.optim.RAdam", "--model.optimizer.lr", "0.02")
+    classes += ("--model.schedule", "torch.optim.lr_scheduler.ExponentialLR", "--model.schedule.gamma", "0.5")
+    fit("--config", config(2), "--report", "false", *classes)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    (state,) = torch.load(last, weights_only=True)["optimizer_states"]
+    assert [group["lr"] for group in state["param_groups"]] == [0.02 * 0.5**2] * 2
+    made = load(last).configure_optimizers()["optimizer"]
+    assert type(made) is torch.optim.RAdam
+    assert made.param_groups[0]["lr"] == 0.02
+    fit("--config", config(3), "--report", "false", *classes, "--ckpt_path", "last")
+    (state,) = torch.load(last, weights_only=True)["optimizer_states"]
+    assert state["param_groups"][0]["lr"] == 0.02 * 0.5**3
+
+
 def test_two_processes_give_what_one_gives(config, tmp_path):
     common = ("--report", "false", "--model.optimizer", "sgd", "--model.learning_rate", "0.05")
     fit("--config", config(2, "one"), *common)
