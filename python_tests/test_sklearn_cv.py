@@ -73,8 +73,9 @@ def test_a_dask_cluster_gives_the_same_bits(data):
     np.testing.assert_array_equal(shared.coef_, alone.coef_)
 
 
-def test_every_check_of_scikit_learn_passes():
-    results = check_estimator(SparseSVMClassifierCV(lambda1_ratios=4, cv=3), on_skip=None)
+@pytest.mark.parametrize("refit", [False, True])
+def test_every_check_of_scikit_learn_passes(refit):
+    results = check_estimator(SparseSVMClassifierCV(lambda1_ratios=4, cv=3, refit=refit), on_skip=None)
     assert {result["status"] for result in results} <= {"passed", "skipped"}
     assert sum(result["status"] == "passed" for result in results) > 50
 
