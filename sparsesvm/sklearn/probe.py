@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import train_test_split
 
 import sparsesvm
+from sparsesvm._files import ARRAYS, class_codes, load_arrays
 from sparsesvm.sklearn.classifier import SparseSVMClassifier
 from sparsesvm.sklearn.cross_validation import SparseSVMClassifierCV
 
@@ -114,19 +115,15 @@ def read(path: Path) -> tuple[NDArray[Any], NDArray[Any], list[str] | None]:
         if "label" not in table:
             raise ValueError(f"{path} must have a column named label; got {', '.join(map(str, table.columns[:10]))}")
         rest = table.drop(columns="label")
-        return rest.to_numpy(), table["label"].to_numpy(), [str(name) for name in rest.columns]
-    if path.suffix == ".npz":
-        with np.load(path) as file:
-            parts: dict[str, Any] = dict(file)
-    elif path.suffix == ".pt":
-        parts = torch.load(path)
+        features, labels, names = rest.to_numpy(), table["label"].to_numpy(), rest.columns
+    elif path.suffix in ARRAYS:
+        parts = load_arrays(path, ("features", "labels"), ("names",))
+        features, labels, names = parts["features"], parts["labels"], parts.get("names")
+        features = features.reshape(len(features), -1)
     else:
         raise ValueError(f"{path} must end in .npz, .pt, .csv or .parquet")
-    if not {"features", "labels"} <= set(parts):
-        raise ValueError(f"{path} must hold features and labels; got {', '.join(parts)}")
-    features = np.asarray(parts["features"])
-    names = [str(name) for name in parts["names"]] if "names" in parts else None
-    return features.reshape(len(features), -1), np.asarray(parts["labels"]), names
+    classes, codes = class_codes(labels, len(features), f"{path}: labels")
+    return features, classes[codes], None if names is None else [str(name) for name in names]
 
 
 def table(found: dict[str, Any], most: int = 10, most_classes: int | None = None) -> str:
