@@ -254,6 +254,7 @@ def test_the_path_holds_the_fits_along_it(data):
         np.testing.assert_allclose(path.intercept[number], alone.intercept_, rtol=0, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Liblinear failed to converge")  # the peer, in scikit-learn 1.6
 @pytest.mark.parametrize("load", [load_iris, load_wine, load_breast_cancer, load_digits])
 def test_raw_tables_without_settings(load):
     X, y = load(return_X_y=True)

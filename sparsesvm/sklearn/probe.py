@@ -193,8 +193,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
         shown = range(0, len(labels), every)
         right.set_yticks(shown, [_short(labels[number]) for number in shown], fontsize=8 if len(labels) <= 30 else 6)
         right.set_xlabel("feature")
-        count = "coefficients" if len(order) == rows.shape[1] else f"coefficients of the {len(order)} largest features"
-        right.set_title(count, fontsize=10)
+        rest = "" if len(order) == rows.shape[1] else f" of the {len(order)} features with the largest"
+        right.set_title(f"coefficients{rest}", fontsize=10)
         figure.colorbar(image, ax=right)
     figure.savefig(path, dpi=150)
 
