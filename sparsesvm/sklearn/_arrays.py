@@ -49,9 +49,11 @@ def scale(X: Any, weight: NDArray[np.float64], groups: Groups, center: bool, dev
     share = weight / weight.sum()
     if sparse.issparse(X):
         return _scale_sparse(X, share, columns, group_size, width, device)
-    mean = share @ X if center else np.zeros(X.shape[1])
-    dense = np.zeros((X.shape[0], width), X.dtype)
-    dense[:, columns] = X - mean.astype(X.dtype)
+    mean = np.einsum("i,ij->j", share, X, dtype=np.float64) if center else np.zeros(X.shape[1])
+    dense = X - mean.astype(X.dtype)
+    if not np.array_equal(columns, np.arange(width)):
+        dense, narrow = np.zeros((X.shape[0], width), X.dtype), dense
+        dense[:, columns] = narrow
     variance = np.einsum("i,ij,ij->j", share, dense, dense, dtype=np.float64)[columns]
     size = np.sqrt(variance.sum()) or 1.0
     dense /= X.dtype.type(size)
