@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in options.sizes:
         for solver in options.solvers:
             worker = Worker(1)  # a process of its own, or the memory of the one before would be at hand
-            row = dict.fromkeys(COLUMNS) | {"data": name, "(n, m, k)": SIZES[name][:3], "solver": solver}
+            row = dict.fromkeys(COLUMNS) | {"data": name, "(n, m, k)": list(SIZES[name][:3]), "solver": solver}
             try:
                 row |= worker.call(measure, solver, *SIZES[name], limit_s=options.limit)
             except Failure as failure:
