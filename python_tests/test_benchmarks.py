@@ -217,6 +217,16 @@ def test_gradient_accuracy(tmp_path, capsys):
         assert row["kink"] or row["status"] == "NOT_IDENTIFIED" or row["error"] < (1e-3 if row["dtype"] == "float32" else 1e-5)
 
 
+def test_cross_validation(tmp_path):
+    pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")
+    from benchmarks import cross_validation
+
+    output = tmp_path / "cross_validation.json"
+    cross_validation.main(["--samples", "120", "--folds", "3", "--penalties", "4", "--output", str(output)])
+    (row,) = report.read(output)
+    assert row["ratio of the CV"] == row["ratio of single fits"]
+
+
 def test_raw_tables(tmp_path):
     pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")
     from benchmarks import raw_tables
