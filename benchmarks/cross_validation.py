@@ -1,6 +1,6 @@
 """Ten folds times fifty penalties, at once and one by one: `python -m benchmarks.cross_validation`.
 
-`SparseSVMClassifierCV` against a fit of `SparseSVMClassifier` for every fold and penalty, on digits; processor time of one thread.
+`SparseSVMClassifierCV` against a `SparseSVMClassifier` for every fold and penalty, on digits; processor time of one thread.
 """
 
 from __future__ import annotations
