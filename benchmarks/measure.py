@@ -57,8 +57,9 @@ class Worker:
         self._connection.send((function, args))
         try:
             if not self._connection.poll(limit_s):
+                spent = self._processor_seconds()
                 self.close()
-                raise Failure(f"no answer in {limit_s:.0f} s")
+                raise Failure(f"no answer in {limit_s:.0f} s, {spent:.0f} s of processor time")
             succeeded, result = self._connection.recv()
         except (EOFError, ConnectionError):
             self.close()
@@ -74,6 +75,13 @@ class Worker:
             self._process.kill()
             self._process.join()
         self._process = self._connection = None
+
+    def _processor_seconds(self) -> float:
+        """Of the process since its start. Linux only."""
+        assert self._process is not None
+        with open(f"/proc/{self._process.pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")

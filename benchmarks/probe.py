@@ -1,10 +1,10 @@
 """Sparse probes with planted features against scikit-learn and others: `python -m benchmarks.probe`.
 
 Each class has `PLANTED` features of its own that are shifted in its samples; all features are standard normal otherwise (in
-the CSR row a share `DENSITY` of the entries are not zero). Every solver runs at ten strengths of its penalty, its own warm
-starts included where it has them; reported is the sparsest whose accuracy on as many test samples is within half a point of
-its best. Seconds are processor time of all ten fits, one thread; precision and recall of the features in use are against the
-planted ones.
+the CSR row a share `DENSITY` of the entries is drawn and all others are zero). Every solver runs at ten strengths of its
+penalty, its own warm starts included where it has them; reported is the sparsest whose accuracy on as many test samples is
+within half a point of its best. Seconds are processor time of all ten fits, one thread; MiB what they took at their peak beside
+the samples; precision and recall of the features in use are against the planted ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from benchmarks import report
-from benchmarks.measure import Failure, Worker
+from benchmarks.measure import Failure, Worker, peak_memory, reset_peak_memory
 from sparsesvm.sklearn import SparseSVMClassifier
 
 # n, m, k, whether in CSR
@@ -36,7 +36,7 @@ SIZES = {
 }
 PLANTED, SHIFT, DENSITY, STRENGTHS = 6, 1.2, 0.003, 10
 TOLERANCE = 0.005
-COLUMNS = ("data", "(n, m, k)", "solver", "accuracy %", "features", "precision", "recall", "seconds", "note")
+COLUMNS = ("data", "(n, m, k)", "solver", "accuracy %", "features", "precision", "recall", "seconds", "MiB", "note")
 
 Fits = Iterator[tuple[np.ndarray, np.ndarray]]  # coefficients (k, m) and intercepts (k,), one for each strength
 
@@ -50,7 +50,9 @@ def draw(n: int, m: int, k: int, compressed: bool, seed: int) -> tuple[Any, np.n
         X = rng.standard_normal((n, m), dtype=np.float32)
         X[rows, shifted] += SHIFT
         return X, y
-    noise = sparse.random(n, m, DENSITY, format="csr", dtype=np.float32, random_state=seed, data_rvs=rng.standard_normal)
+    entries = round(DENSITY * m)
+    start, columns = entries * np.arange(n + 1), rng.integers(m, size=n * entries)
+    noise = sparse.csr_matrix((rng.standard_normal(n * entries, dtype=np.float32), columns, start), (n, m))
     present = rng.random(len(rows)) < 0.5
     signal = sparse.csr_matrix((np.full(present.sum(), SHIFT, np.float32), (rows[present], shifted[present])), (n, m))
     return (noise + signal).tocsr(), y
@@ -92,10 +94,13 @@ def adelie(X: Any, y: np.ndarray) -> Fits:
     """The group-lasso path of multinomial logistic regression."""
     import adelie as ad
 
-    dense = np.asfortranarray(X.toarray() if sparse.issparse(X) else X, dtype=np.float64)
+    if sparse.issparse(X):
+        matrix = ad.matrix.sparse(X.astype(np.float64).tocsc(), method="naive", n_threads=1)
+    else:
+        matrix = np.asfortranarray(X, dtype=np.float64)
     one_hot = np.eye(y.max() + 1)[y]
     path = ad.grpnet(
-        X=dense, glm=ad.glm.multinomial(one_hot), lmda_path_size=STRENGTHS, min_ratio=0.03, progress_bar=False, early_exit=False
+        X=matrix, glm=ad.glm.multinomial(one_hot), lmda_path_size=STRENGTHS, min_ratio=0.03, progress_bar=False, early_exit=False
     )
     k = one_hot.shape[1]
     for coef, intercept in zip(path.betas, path.intercepts, strict=True):
@@ -117,9 +122,10 @@ def measure(solver: str, n: int, m: int, k: int, compressed: bool) -> dict[str, 
     warnings.simplefilter("ignore")
     X, y = draw(n, m, k, compressed, 0)
     X_test, y_test = draw(n, m, k, compressed, 1)
-    begin = time.process_time()
+    list(SOLVERS[solver](*draw(60, 40, 3, compressed, 2)))  # what is compiled or imported on first use is not counted
+    resident, begin = reset_peak_memory(), time.process_time()
     fits = list(SOLVERS[solver](X, y))
-    seconds = time.process_time() - begin
+    seconds, mebibytes = time.process_time() - begin, peak_memory() - resident
     found = []
     for coef, intercept in fits:
         used = np.flatnonzero(np.asarray(coef).any(0))
@@ -134,6 +140,7 @@ def measure(solver: str, n: int, m: int, k: int, compressed: bool) -> dict[str, 
         "precision": hits / max(len(used), 1),
         "recall": hits / (PLANTED * k),
         "seconds": seconds,
+        "MiB": mebibytes,
         "note": "",
     }
 
@@ -141,25 +148,26 @@ def measure(solver: str, n: int, m: int, k: int, compressed: bool) -> dict[str, 
 def main(argv: list[str] | None = None) -> None:
     """Measure the sizes asked for, print them and write benchmarks/results/probe.*"""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["small", "episode"])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=list(SOLVERS))
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds that a solver may take for one size")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds of wall time that a solver may take for one size")
     parser.add_argument("--output", type=Path, default=report.FOLDER / "probe.json")
     options = parser.parse_args(argv)
-    rows: list[report.Row] = []
-    worker = Worker(1)
+    rows = report.read(options.output)
     for name in options.sizes:
         for solver in options.solvers:
-            row = dict.fromkeys(COLUMNS) | {"data": name, "(n, m, k)": SIZES[name][:3], "solver": solver}
+            worker = Worker(1)  # a process of its own, or the memory of the one before would be at hand
+            row = dict.fromkeys(COLUMNS) | {"data": name, "(n, m, k)": list(SIZES[name][:3]), "solver": solver}
             try:
                 row |= worker.call(measure, solver, *SIZES[name], limit_s=options.limit)
             except Failure as failure:
                 row["note"] = str(failure).splitlines()[0][:100]
-            rows.append(row)
+            worker.close()
             print("  ".join(f"{key} {report.show(value)}" for key, value in row.items()), flush=True)
-    worker.close()
-    table = report.table(COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
-    report.write(options.output, {"rows": rows}, f"# Sparse probes with planted features, one thread\n\n{table}")
+            rows = report.merge(rows, [row], ["data", "solver"])
+            table = report.table(COLUMNS, [[row.get(column) for column in COLUMNS] for row in rows])
+            title = "# Sparse probes with planted features, one thread, limits in wall time"
+            report.write(options.output, {"rows": rows}, f"{title}\n\n{table}", quiet=True)
 
 
 if __name__ == "__main__":

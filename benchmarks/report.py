@@ -10,7 +10,7 @@ from typing import Any
 from sparsesvm._facts import environment
 
 FOLDER = Path(__file__).parent / "results"
-PEERS = ("jax", "jaxopt", "qpth", "proxsuite", "clarabel", "scikit-learn", "cvxpy", "cvxpylayers", "diffcp", "adelie")
+PEERS = ("jax", "jaxopt", "qpth", "proxsuite", "clarabel", "scikit-learn", "cvxpy", "cvxpylayers", "diffcp", "adelie", "skglm")
 Row = dict[str, Any]
 
 

@@ -217,6 +217,27 @@ def test_gradient_accuracy(tmp_path, capsys):
         assert row["kink"] or row["status"] == "NOT_IDENTIFIED" or row["error"] < (1e-3 if row["dtype"] == "float32" else 1e-5)
 
 
+def test_cross_validation(tmp_path):
+    pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")
+    from benchmarks import cross_validation
+
+    output = tmp_path / "cross_validation.json"
+    cross_validation.main(["--samples", "120", "--folds", "3", "--penalties", "4", "--output", str(output)])
+    (row,) = report.read(output)
+    assert row["ratio of the CV"] == row["ratio of single fits"]
+
+
+def test_raw_tables(tmp_path):
+    pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")
+    from benchmarks import raw_tables
+
+    raw_tables.main(["--data", "iris", "--repeats", "1", "--output", str(tmp_path / "raw.json")])
+    rows = report.read(tmp_path / "raw.json")
+    assert len(rows) == len(raw_tables.ESTIMATORS)
+    assert rows[0]["accuracy %"] > 95
+    assert rows[0]["to dense, points"] == 0
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_probes_find_what_is_planted(compressed):
     pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")

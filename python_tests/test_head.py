@@ -430,6 +430,7 @@ def test_95_samples_to_5():
         "as they come": {"class_weight": None},
         "intercept": {"class_weight": None, "intercept": True},
         "balanced": {},
+        "balanced, all features, strong ridge": {"lambda1_ratio": 0.0, "lambda2": 10.0},
     }.items():
         found = []
         for seed in range(4):
@@ -437,12 +438,14 @@ def test_95_samples_to_5():
             labels, targets = (torch.arange(100) >= 95).long(), (torch.arange(400) >= 200).long()
             support = torch.randn(100, 10, generator=generator) + (1.4 * labels - 0.7).unsqueeze(1)
             query = torch.randn(400, 10, generator=generator) + (1.4 * targets - 0.7).unsqueeze(1)
-            right = (SparseSVMHead(0.05, **options).fit(support, labels).predict(query) == targets).float()
+            right = (SparseSVMHead(**{"lambda1_ratio": 0.05, **options}).fit(support, labels).predict(query) == targets).float()
             found.append(float(right[:200].mean() + right[200:].mean()) / 2)
         means[name] = sum(found) / 4
     assert means["as they come"] < 0.82
     assert means["intercept"] > 0.9
     assert means["balanced"] > 0.93
+    # All ten features tell as much and five samples are few: near the class means (0.98), of 0.99 possible.
+    assert means["balanced, all features, strong ridge"] > 0.97
 
 
 def test_balanced_classes_are_sample_weights_and_equal_ones_change_nothing(data):

@@ -104,6 +104,17 @@ def test_from_lambda1_max_on_all_weights_are_zero(dual_reg, group_size):
             assert _intercept.solve(features, labels, lambda1_ratio=0.999, tol=1e-9, **options)[0].active.any()
 
 
+@pytest.mark.parametrize("k", [64, 66])
+def test_many_classes_of_equal_size(k):
+    """Where the intercept is zero and the hinge smoothed over a width of one, the dual is uniform."""
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(2 * k, 20, generator=generator, dtype=torch.float64), torch.arange(2 * k) % k
+    found = _intercept.lambda1_max(features, labels, lambda2=0.1, n_way=k, dual_reg=0.1)
+    residual = torch.nn.functional.one_hot(labels, k).double() - 1 / k
+    expected = (residual.mT @ features).norm(dim=0).max()
+    assert found == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_tasks_share_a_batch_and_scale_with_their_features():
     (one, labels), (other, other_labels) = problem(0), problem(1)
     options = {"lambda2": 0.1, "n_way": 3, "lambda1_ratio": 0.2, "dual_reg": 0.1}

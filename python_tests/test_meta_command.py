@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -98,6 +99,7 @@ def test_fit_leaves_checkpoints_logs_configuration_table_and_pictures(config, tm
     root = tmp_path / "run"
     assert {path.name for path in (root / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert (root / "logs" / "version_0" / "config.yaml").is_file()
+    assert (root / "tensorboard").is_dir() == (importlib.util.find_spec("tensorboard") is not None)
     steps = [row for row in rows(root) if row["train/loss"]]
     assert len(steps) == 2 * 4
     for row in steps:
@@ -272,6 +274,21 @@ def test_the_last_checkpoint_is_the_last_though_an_earlier_one_is_best(config, t
     assert last["epoch"] == 5
     fit("--config", config(8), "--report", "false", "--checkpoint.mode", "min", "--ckpt_path", "last")
     assert [row["epoch"] for row in rows(tmp_path / "run", 1) if row["train/loss"]] == ["6"] * 4 + ["7"] * 4
+
+
+def test_optimizer_and_schedule_by_class_path(config, tmp_path):
+    classes = ("--model.optimizer", "torch.optim.RAdam", "--model.optimizer.lr", "0.02")
+    classes += ("--model.schedule", "torch.optim.lr_scheduler.ExponentialLR", "--model.schedule.gamma", "0.5")
+    fit("--config", config(2), "--report", "false", *classes)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    (state,) = torch.load(last, weights_only=True)["optimizer_states"]
+    assert [group["lr"] for group in state["param_groups"]] == [0.02 * 0.5**2] * 2
+    made = load(last).configure_optimizers()["optimizer"]
+    assert type(made) is torch.optim.RAdam
+    assert made.param_groups[0]["lr"] == 0.02
+    fit("--config", config(3), "--report", "false", *classes, "--ckpt_path", "last")
+    (state,) = torch.load(last, weights_only=True)["optimizer_states"]
+    assert state["param_groups"][0]["lr"] == 0.02 * 0.5**3
 
 
 def test_two_processes_give_what_one_gives(config, tmp_path):

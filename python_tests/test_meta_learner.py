@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,15 @@ def test_an_auxiliary_head_shares_the_loss_and_leaves_predictions_alone():
     assert both.auxiliary_head.log_scale.grad != 0
     for (logits, _), (alone, _) in zip(both(batch), sparse(batch), strict=True):
         assert torch.equal(logits, alone)
+
+
+def test_an_optimizer_of_ones_own_spares_biases_and_head_its_weight_decay():
+    learner = MetaLearner(Plain(), RidgeHead(), functools.partial(torch.optim.RAdam, lr=0.1, weight_decay=0.3), schedule={0: 0.2})
+    made = learner.configure_optimizers()
+    decayed, others = made["optimizer"].param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
+    assert all(parameter.dim() > 1 for parameter in decayed["params"])
+    assert decayed["lr"] == pytest.approx(0.1 / 50)  # the first step of the warm-up
 
 
 def test_sparsity_warmup_needs_a_sparsity():

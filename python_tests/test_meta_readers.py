@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from sparsesvm._files import load_arrays
 from sparsesvm.meta import Arrays, ClassFolders, DataError, Digits, ImageSet, Omniglot
-from sparsesvm.meta.images import load_arrays, read_image
+from sparsesvm.meta.images import read_image
 
 
 def draw(path, value, size=(8, 6), mode="RGB"):

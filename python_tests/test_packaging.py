@@ -57,6 +57,18 @@ def test_the_cuda_module_needs_neither_driver_nor_torch():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_version_and_requirements_are_the_same_everywhere():
+    project = (ROOT / "pyproject.toml").read_text()
+    version = re.search(r'^version = "(.*)"', project, re.MULTILINE)[1]
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())
+    assert recipe["context"]["version"] == yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    for stage, name in (("run", "dependencies"), ("host", "requires")):
+        wanted = re.search(rf"^{name} = \[(.*)\]", project, re.MULTILINE)[1].replace('"', "").split(", ")
+        conda = {each.replace(" ", "") for each in recipe["requirements"][stage]} - {"python", "pip"}
+        assert conda == {each.replace("torch", "pytorch") for each in wanted}
+
+
 def test_the_package_is_typed():
     files = importlib.resources.files(sparsesvm)
     assert files.joinpath("py.typed").is_file()

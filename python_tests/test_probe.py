@@ -38,8 +38,7 @@ def test_the_command_reads_what_people_have_and_writes_table_page_and_figure(rng
     if suffix == "npz":
         np.savez(file, features=features, labels=labels, names=names)
     elif suffix == "pt":
-        numbers = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
-        torch.save({"features": torch.from_numpy(features), "labels": numbers, "names": names}, file)
+        torch.save({"features": torch.from_numpy(features), "labels": labels.tolist(), "names": names}, file)
     else:
         pandas = pytest.importorskip("pandas", reason="tables are read by pandas")
         pandas.DataFrame(features, columns=names).assign(label=labels).to_csv(file, index=False)
@@ -55,7 +54,14 @@ def test_the_command_reads_what_people_have_and_writes_table_page_and_figure(rng
 def test_files_that_hold_something_else_are_refused(tmp_path):
     file = tmp_path / "other.npz"
     np.savez(file, weights=np.ones(3))
-    with pytest.raises(SystemExit, match="must hold features and labels; got weights"):
+    with pytest.raises(SystemExit, match="must hold the arrays features, labels; it lacks features, labels and has weights"):
         sparsesvm.cli.main(["probe", str(file)])
+    torch.save({"features": np.ones((4, 2)), "labels": [0, 1, 0, 1]}, tmp_path / "other.pt")
+    with pytest.raises(SystemExit, match="holds more than tensors and plain values"):
+        sparsesvm.cli.main(["probe", str(tmp_path / "other.pt")])
+    pandas = pytest.importorskip("pandas", reason="tables are read by pandas")
+    pandas.DataFrame({"a": [0.0, 1.0], "label": ["cat", None]}).to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(SystemExit, match="labels must be integers or names; got object"):
+        sparsesvm.cli.main(["probe", str(tmp_path / "other.csv")])
     with pytest.raises(SystemExit, match="must end in"):
         sparsesvm.cli.main(["probe", str(tmp_path / "other.txt")])

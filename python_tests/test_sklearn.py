@@ -12,12 +12,12 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.datasets import load_digits, load_iris, make_classification, make_regression
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine, make_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_selection import SelectFromModel
 from sklearn.linear_model import ElasticNet, MultiTaskElasticNet
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -254,13 +254,49 @@ def test_the_path_holds_the_fits_along_it(data):
         np.testing.assert_allclose(path.intercept[number], alone.intercept_, rtol=0, atol=1e-3)
 
 
-def test_digits_with_half_of_the_features():
-    X, y = load_digits(return_X_y=True)
-    peer = cross_val_score(LinearSVC(multi_class="crammer_singer", max_iter=20_000, random_state=0), X / 16, y, cv=5).mean()
-    dense = cross_val_score(SparseSVMClassifier(lambda1=0.0), X, y, cv=5).mean()
-    assert dense > peer - 0.01
-    sparse = SparseSVMClassifier(lambda1_ratio=0.1).fit(X, y)
-    assert len(sparse.support_) <= 40
+@pytest.mark.filterwarnings("ignore:Liblinear failed to converge")  # the peer, in scikit-learn 1.6
+@pytest.mark.parametrize("load", [load_iris, load_wine, load_breast_cancer, load_digits])
+def test_raw_tables_without_settings(load):
+    X, y = load(return_X_y=True)
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    peer = make_pipeline(StandardScaler(), LinearSVC(multi_class="crammer_singer", max_iter=20_000, random_state=0))
+    dense = cross_val_score(SparseSVMClassifier(lambda1=0.0), X, y, cv=folds).mean()
+    assert dense > cross_val_score(peer, X, y, cv=folds).mean() - 0.02
+
+
+def test_the_default_of_lambda2_is_that_of_the_typical_feature(data):
+    X, y = data
+    even = SparseSVMClassifier().fit(StandardScaler().fit_transform(X), y).lambda2_
+    assert even == pytest.approx(0.1)
+    # Columns without variance say nothing, whatever the units; a few large columns do not hold down the others.
+    padded = np.hstack([X, np.full((120, 40), 1e6)])
+    assert SparseSVMClassifier().fit(padded, y).lambda2_ == pytest.approx(SparseSVMClassifier().fit(X, y).lambda2_)
+    variance = np.where(np.arange(30) == 0, 1e6, 1) * X.var(0)
+    assert SparseSVMClassifier().fit(X * np.sqrt(variance / X.var(0)), y).lambda2_ == pytest.approx(
+        0.1 * np.median(variance) / variance.mean()
+    )
+    assert SparseSVMClassifier(lambda2=3).fit(X, y).lambda2_ == 3.0
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+@pytest.mark.parametrize("options", [{}, {"groups": 5}, {"fit_intercept": False, "smoothing": 0.0}])
+def test_a_refit_selects_without_shrinkage(data, kind, options):
+    X, y = data
+    X = kind(X)
+    options = {"lambda2": 0.1, "tol": 1e-9, **options}
+    first = SparseSVMClassifier(lambda1_ratio=0.1, **options).fit(X, y)
+    again = SparseSVMClassifier(lambda1_ratio=0.1, refit=True, **options).fit(X, y)
+    np.testing.assert_array_equal(again.support_, first.support_)
+    assert np.linalg.norm(again.coef_) > np.linalg.norm(first.coef_)
+    used = X[:, first.support_]
+    scale = SparseSVMClassifier(fit_intercept=first.fit_intercept).fit(used, y).scale_  # in whose units lambda2 counts
+    options |= {"groups": 1, "lambda2": 0.1 * (first.scale_ / scale) ** 2}
+    alone = SparseSVMClassifier(lambda1=0.0, **options).fit(used, y)
+    np.testing.assert_allclose(again.coef_[:, first.support_], alone.coef_, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(again.intercept_, alone.intercept_, rtol=0, atol=1e-4)
+    path = again.path(X, y, n_lambdas=3, min_ratio=0.01)
+    np.testing.assert_allclose(path.coef[1], again.coef_, rtol=0, atol=1e-4)
+    assert not path.coef[0].any()
 
 
 @pytest.mark.parametrize("groups", [1, 4, [20, 10, 50]])
@@ -270,6 +306,7 @@ def test_sparse_matrices_are_scaled_and_never_centred(groups, fit_intercept):
     y = np.asarray(X[:, :3].argmax(1)).ravel()
     options = {"groups": groups, "fit_intercept": fit_intercept, "tol": 1e-9}
     found = SparseSVMClassifier(**options).fit(X, y)
+    assert found.lambda2_ == 0.1
     D = X.toarray()
     deviations = D - D.mean(0) if fit_intercept else D
     ratio = np.sqrt((D**2).sum() / (deviations**2).sum())  # of the scales, in whose units the penalties count

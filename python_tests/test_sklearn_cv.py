@@ -22,9 +22,10 @@ def data():
     return make_classification(90, 20, n_informative=5, n_redundant=0, n_classes=3, random_state=0)
 
 
-def test_the_folds_are_fits_without_the_samples_held_out(data):
+@pytest.mark.parametrize("refit", [False, True])
+def test_the_folds_are_fits_without_the_samples_held_out(data, refit):
     X, y = data
-    found = SparseSVMClassifierCV(**OPTIONS, tol=1e-9).fit(X, y)
+    found = SparseSVMClassifierCV(**OPTIONS, lambda2=0.1, refit=refit, tol=1e-9).fit(X, y)
     assert found.coefs_path_.shape == (3, 6, 3, 20)
     for fold, (train, test) in enumerate(StratifiedKFold(3).split(X, y)):
         largest = None
@@ -32,11 +33,11 @@ def test_the_folds_are_fits_without_the_samples_held_out(data):
             scale = np.sqrt((X[train] - X[train].mean(0)).__pow__(2).sum(1).mean())
             # lambda2, and with it the smoothing term, in the units of the fold's own scale.
             lambda2 = 0.1 * (scale / found.scale_) ** -2
-            alone = SparseSVMClassifier(lambda1_ratio=ratio, lambda2=lambda2, tol=1e-9).fit(X[train], y[train])
+            alone = SparseSVMClassifier(lambda1_ratio=ratio, lambda2=lambda2, refit=refit, tol=1e-9).fit(X[train], y[train])
             largest = alone.lambda1_ if largest is None else largest
             np.testing.assert_allclose(found.coefs_path_[fold, number], alone.coef_, rtol=0, atol=1e-4)
             assert found.scores_path_[fold, number] == pytest.approx(alone.score(X[test], y[test]))
-    single = SparseSVMClassifier(lambda1_ratio=found.lambda1_ratio_, tol=1e-9).fit(X, y)
+    single = SparseSVMClassifier(lambda1_ratio=found.lambda1_ratio_, lambda2=0.1, refit=refit, tol=1e-9).fit(X, y)
     np.testing.assert_array_equal(found.coef_, single.coef_)
     np.testing.assert_array_equal(found.predict(X), single.predict(X))
 
@@ -72,13 +73,28 @@ def test_a_dask_cluster_gives_the_same_bits(data):
     np.testing.assert_array_equal(shared.coef_, alone.coef_)
 
 
-def test_scikit_learns_checks_pass():
-    reason = "a split into folds sees a repeated sample where it does not see a weight"
-    checks = [f"check_sample_weight_equivalence_on_{kind}_data" for kind in ("dense", "sparse")]
-    estimator = SparseSVMClassifierCV(lambda1_ratios=4, cv=3)
-    results = check_estimator(estimator, on_skip=None, expected_failed_checks=dict.fromkeys(checks, reason))
-    assert {result["status"] for result in results} <= {"passed", "xfail", "skipped"}
+@pytest.mark.parametrize("refit", [False, True])
+def test_every_check_of_scikit_learn_passes(refit):
+    results = check_estimator(SparseSVMClassifierCV(lambda1_ratios=4, cv=3, refit=refit), on_skip=None)
+    assert {result["status"] for result in results} <= {"passed", "skipped"}
     assert sum(result["status"] == "passed" for result in results) > 50
+
+
+def test_samples_held_out_count_by_their_weight(data):
+    X, y = data
+    weight = np.random.default_rng(0).integers(0, 4, 90)
+    train = [np.flatnonzero(np.arange(90) % 3 != fold) for fold in range(3)]
+    test = [np.flatnonzero(np.arange(90) % 3 == fold) for fold in range(3)]
+    repeated = np.arange(90).repeat(weight)
+    again = [[np.flatnonzero(np.isin(repeated, part)) for part in parts] for parts in (train, test)]
+    options = {**OPTIONS, "lambda2": 0.1}
+    weighted = SparseSVMClassifierCV(**{**options, "cv": list(zip(train, test, strict=True))}).fit(X, y, sample_weight=weight)
+    repeats = SparseSVMClassifierCV(**{**options, "cv": list(zip(*again, strict=True))}).fit(X[repeated], y[repeated])
+    # At ratio 1 intercepts alone decide, and those of classes of equal weight tie.
+    np.testing.assert_allclose(weighted.scores_path_[:, 1:], repeats.scores_path_[:, 1:])
+    np.testing.assert_allclose(weighted.coef_, repeats.coef_, rtol=1e-6, atol=1e-9)
+    with pytest.raises(ValueError, match="cv must hold out a sample of positive sample_weight in each fold; fold 1"):
+        SparseSVMClassifierCV(cv=list(zip(train, test, strict=True))).fit(X, y, sample_weight=np.arange(90) % 3 != 1)
 
 
 def test_ratios_and_scoring_as_given(data):

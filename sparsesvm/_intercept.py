@@ -93,6 +93,8 @@ def lambda1_max(
         classes = torch.arange(n_way, device=labels.device).expand(*labels.shape[:-1], n_way)
         column = column_size(features, sample_weight).double()[..., None, None].expand(*classes.shape, 1)
         uniform = (1 - torch.eye(n_way, dtype=torch.float64, device=labels.device)) / max(n_way - 1, 1)
+        # Where the dual is not unique, that of equal classes gives the smaller bound.
+        start = None if dual_reg else uniform.expand(*classes.shape, n_way).contiguous()
         bound: float | Tensor = 0.0
         for _ in range(2):  # the second time with what the intercept itself pays
             dual = functional.solve(
@@ -103,8 +105,8 @@ def lambda1_max(
                 n_way=n_way,
                 sample_weight=is_class.sum(-2),
                 dual_reg=dual_reg,
-                tol=1e-12,
-                init_dual=uniform.expand(*classes.shape, n_way).contiguous(),
+                tol=1e-15,  # the dual is as exact as its root
+                init_dual=start,
                 on_failure="ignore",
             ).dual
             residual = is_class @ (torch.eye(n_way, dtype=torch.float64, device=labels.device) - dual)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from sparsesvm._files import load_arrays
 
 __all__ = ["LabelledImages", "load_omniglot", "load_spoken_digits"]
 
@@ -33,7 +35,7 @@ def load_omniglot(path: str | PathLike[str]) -> LabelledImages:
     "drawer" and the names of the first two. Drawer k of two alphabets is not the same person.
 
     Raises:
-        ValueError: when an array is missing.
+        ValueError: when the file or an array is missing.
 
     Example:
         >>> import numpy
@@ -44,8 +46,7 @@ def load_omniglot(path: str | PathLike[str]) -> LabelledImages:
         tensor([[0, 0, 0],
                 [0, 1, 0]])
     """
-    with np.load(path, allow_pickle=False) as file:
-        return _read(file, path, "images28", ("alphabet", "character", "drawer"))
+    return _read(path, "images28", ("alphabet", "character", "drawer"))
 
 
 def load_spoken_digits(path: str | PathLike[str]) -> LabelledImages:
@@ -53,7 +54,7 @@ def load_spoken_digits(path: str | PathLike[str]) -> LabelledImages:
     "speaker" and "speaker_names".
 
     Raises:
-        ValueError: when an array is missing.
+        ValueError: when the file or an array is missing.
 
     Example:
         >>> import numpy
@@ -63,20 +64,15 @@ def load_spoken_digits(path: str | PathLike[str]) -> LabelledImages:
         >>> load_spoken_digits("spoken.npz").values[1]
         ('jackson',)
     """
-    with np.load(path, allow_pickle=False) as file:
-        return _read(file, path, "images32", ("digit", "speaker"))
+    return _read(path, "images32", ("digit", "speaker"))
 
 
-def _read(file: Any, path: object, images: str, factors: tuple[str, ...]) -> LabelledImages:
-    held = file.keys()
-    for name in (images, *factors):
-        if name not in held:
-            raise ValueError(f"{path} must hold an array {name!r}; it holds {', '.join(sorted(held))}")
+def _read(path: str | PathLike[str], images: str, factors: tuple[str, ...]) -> LabelledImages:
+    file = load_arrays(path, (images, *factors), [f"{name}_names" for name in factors])
     pictures = torch.from_numpy(file[images]).unsqueeze(1).float() / 255
     labels = torch.stack([torch.from_numpy(file[name].astype(np.int64)) for name in factors], 1)
     values = []
     for number, name in enumerate(factors):
-        listed = f"{name}_names"
-        names = file[listed] if listed in held else range(int(labels[:, number].max()) + 1)
+        names = file.get(f"{name}_names", range(int(labels[:, number].max()) + 1))
         values.append(tuple(str(value) for value in names))
     return LabelledImages(pictures, labels, factors, tuple(values))

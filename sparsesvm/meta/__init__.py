@@ -14,6 +14,7 @@ except ModuleNotFoundError as missing:
         f"sparsesvm.meta needs {missing.name}: pip install 'sparsesvm[meta]'", name=missing.name
     ) from missing
 
+from sparsesvm._files import DataError
 from sparsesvm.meta.augment import Augment, rotate_classes
 from sparsesvm.meta.batches import Episode, EpisodeBatch, EpisodeDataset, collate
 from sparsesvm.meta.checkpoint import WholeCheckpointIO
@@ -21,7 +22,6 @@ from sparsesvm.meta.data import EpisodeData, Setting
 from sparsesvm.meta.datasets import Arrays, ClassFolders, Digits
 from sparsesvm.meta.encoders import R2D2, BatchNorm2d, Conv4, DropBlock, ResNet12
 from sparsesvm.meta.episodes import Draw, EpisodeNumbers, EpisodeSampler
-from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.evaluate import Comparison, Method, Score, compare, default_methods, embed, read_features
 from sparsesvm.meta.images import ImageSet, Reader
 from sparsesvm.meta.learner import MetaLearner

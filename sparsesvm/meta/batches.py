@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sparsesvm._files import DataError
 from sparsesvm.meta.augment import Augment, rotate_classes
 from sparsesvm.meta.episodes import Draw, EpisodeNumbers, EpisodeSampler
-from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.images import ImageSet, to_images
 
 

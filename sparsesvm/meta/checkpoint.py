@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import load_file
 from typing_extensions import override
 
-from sparsesvm.meta.errors import DataError
+from sparsesvm._files import DataError
 
 WEIGHTS, CONFIGURATION = "model.safetensors", "config.yaml"  # in a folder of MetaLearner.save_pretrained
 

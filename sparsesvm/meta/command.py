@@ -20,10 +20,10 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from sparsesvm._files import DataError
 from sparsesvm.meta import report
 from sparsesvm.meta.checkpoint import BestAndLast, WholeCheckpointIO, read_checkpoint
 from sparsesvm.meta.data import EpisodeData
-from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.learner import MetaLearner
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", 2**32 - 1)])

@@ -13,20 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sparsesvm import _checks
+from sparsesvm._files import ARRAYS, DataError, class_codes, load_arrays
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import Episode, EpisodeBatch, EpisodeDataset, EpisodeLoader, collate
 from sparsesvm.meta.episodes import Count, Draws, EpisodeNumbers, EpisodeSampler, check_count
-from sparsesvm.meta.errors import DataError
-from sparsesvm.meta.images import (
-    ARRAYS,
-    ImageSet,
-    Reader,
-    class_codes,
-    find_files,
-    find_folders,
-    load_arrays,
-    to_channels_first,
-)
+from sparsesvm.meta.images import ImageSet, Reader, find_files, find_folders, to_channels_first
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsesvm.meta.errors import DataError
+from sparsesvm._files import DataError, class_codes, load_arrays
 from sparsesvm.meta.images import (
     SPLITS,
     Files,
     ImageSet,
     Reader,
     check_split,
-    class_codes,
     find_entry,
     find_files,
     find_folders,
-    load_arrays,
     read_image,
     read_text,
     to_channels_first,

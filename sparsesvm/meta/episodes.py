@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from sparsesvm.meta.errors import DataError
+from sparsesvm._files import DataError
 
 Count = int | tuple[int, int]
 """A number, or the smallest and the largest of numbers drawn at random."""

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from sparsesvm import FittedHead, PrototypeHead, RidgeHead, SparseSVMHead
 from sparsesvm._facts import environment, interval
+from sparsesvm._files import DataError, class_codes, load_arrays
 from sparsesvm.meta.data import Setting
 from sparsesvm.meta.episodes import Draw
-from sparsesvm.meta.errors import DataError
-from sparsesvm.meta.images import ImageSet, class_codes, load_arrays, to_tensor
+from sparsesvm.meta.images import ImageSet, to_tensor
 from sparsesvm.meta.learner import MetaLearner
 from sparsesvm.results import unconverged as above_tolerance
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import codecs
 import mimetypes
-import os
-import pickle
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -19,10 +17,9 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sparsesvm.meta.errors import DataError
+from sparsesvm._files import DataError
 
 SPLITS = ("train", "val", "test")
-ARRAYS = (".npz", ".pt", ".pth")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 _SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
 _REMEDY = "Scale them to 0 to 255 and convert with .astype(numpy.uint8)."
@@ -98,79 +95,6 @@ class Reader(ABC):
     def open(self, paths: Sequence[Path]) -> Tensor:
         """Single files as the images of this reader, uint8 (n, channels, height, width)."""
         raise DataError(f"{type(self).__name__} does not read single image files; use an .npz file, or ClassFolders or Omniglot")
-
-
-def load_arrays(path: str | os.PathLike[str], names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    """Arrays of an `.npz` or `.pt` file, pickles refused: `names`, and those of `optional` that are there. What else the file
-    holds is not looked at."""
-    if not os.path.isfile(path):
-        raise DataError(f"there is no file {path}")
-    try:
-        if str(path).endswith(".npz"):
-            with np.load(path, allow_pickle=False) as opened:
-                present = list(opened.files)
-                data = {name: _to_array(opened[name]) for name in (*names, *optional) if name in present}
-        elif str(path).endswith(ARRAYS):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(loaded, dict):
-                raise DataError(f"{path} must hold a dictionary of arrays; it holds a {type(loaded).__name__}")
-            present = [str(name) for name in loaded]
-            data = {name: _to_array(loaded[name]) for name in (*names, *optional) if name in loaded}
-        else:
-            raise DataError(f"arrays are read from .npz and .pt files; got {path}")
-    except DataError:
-        raise
-    except pickle.UnpicklingError as error:
-        reason = "it holds more than tensors and plain values. Save tensors, with torch.as_tensor(array), or an .npz file"
-        raise DataError(f"{path} cannot be read as arrays: {reason}") from error
-    except Exception as error:  # whatever a damaged file makes the readers raise
-        raise DataError(f"{path} cannot be read as arrays: {' '.join(str(error).split())}") from error
-    missing = [name for name in names if name not in data]
-    if missing:
-        raise DataError(
-            f"{path} must hold the arrays {', '.join(names)}; it lacks {', '.join(missing)} and has {', '.join(present)}"
-        )
-    return data
-
-
-def _to_array(value: Any) -> NDArray[Any]:
-    """An array of what numpy or torch load; bfloat16 and smaller types, which numpy lacks, in single precision."""
-    if not isinstance(value, Tensor):
-        array = np.asarray(value)
-        if array.dtype != np.dtype("V2"):
-            return array
-        value = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)  # as JAX and ml_dtypes leave it in .npz files
-    dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
-    numpy_has_it = not dense.is_floating_point() or dense.dtype in (torch.float16, torch.float32, torch.float64)
-    found: NDArray[Any] = (dense if numpy_has_it else dense.float()).resolve_conj().resolve_neg().numpy()
-    return found
-
-
-def class_codes(labels: ArrayLike | Tensor, n: int, where: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The classes, integers or names in order, and the number of the class of each of n samples.
-
-    Args:
-        labels: (n,) or (n, 1) integers, names, or floating-point numbers that are whole.
-        where: the file or argument, for messages.
-    """
-    if np.ma.is_masked(labels):
-        raise DataError(f"{where} must have no masked entries. Drop these samples.")
-    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    array = array[:, 0] if array.shape == (n, 1) else array
-    if array.shape != (n,):
-        remedy = " One-hot labels become numbers with labels.argmax(1)." if array.ndim == 2 else ""
-        raise DataError(f"{where} must have shape ({n},), one for each sample; got {array.shape}.{remedy}")
-    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.round(array)).all():
-        array = array.astype(np.int64)
-    elif array.dtype.kind == "S":  # as HDF5 gives names
-        array = np.char.decode(array, "utf-8", "replace")
-    elif array.dtype.kind == "O" and all(isinstance(name, str) for name in array):
-        array = array.astype(np.str_)
-    if array.dtype.kind not in "iubU":
-        remedy = f" Take one of the fields, e.g. labels[{array.dtype.names[0]!r}]." if array.dtype.names else ""
-        raise DataError(f"{where} must be integers or names; got {array.dtype}.{remedy}")
-    classes, codes = np.unique(array, return_inverse=True)
-    return classes, codes.astype(np.int64)
 
 
 def read_image(path: Path, size: int | None, channels: int) -> Tensor:

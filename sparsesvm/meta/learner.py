@@ -13,6 +13,7 @@ import lightning
 import numpy as np
 import torch
 import yaml
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import save_file
@@ -22,12 +23,12 @@ from typing_extensions import Self
 
 from sparsesvm import FittedHead, SparseSVMHead, _checks
 from sparsesvm._facts import interval
+from sparsesvm._files import DataError, class_codes
 from sparsesvm.fewshot import FewShotHead
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
 from sparsesvm.meta.checkpoint import CONFIGURATION, WEIGHTS
-from sparsesvm.meta.errors import DataError
-from sparsesvm.meta.images import class_codes, shrink, to_images
+from sparsesvm.meta.images import shrink, to_images
 from sparsesvm.results import unconverged
 
 
@@ -42,10 +43,13 @@ class MetaLearner(lightning.LightningModule):
         head: `SparseSVMHead`, `RidgeHead`, `PrototypeHead`, or a module with their call.
         auxiliary_head: a second head, fitted in training alone; the loss is then the mean of both heads' losses. A dense head
             beside a sparse one sends a gradient to the features that no task of the batch has selected.
-        optimizer: "adam" (decoupled weight decay), or "sgd" with Nesterov momentum 0.9.
-        learning_rate: its largest or first value.
-        weight_decay: on the encoder's matrices and filters alone, not on biases, batch norm and the head.
-        schedule: "cosine" to zero over the run, or learning rates from certain epochs on, e.g. {20: 0.006, 40: 0.0012}.
+        optimizer: "adam" (decoupled weight decay), "sgd" with Nesterov momentum 0.9, or what makes an optimizer of parameters: on
+            the command line a class and its options, here e.g. functools.partial(torch.optim.RAdam, lr=0.01).
+        learning_rate: largest or first value for "adam" and "sgd".
+        weight_decay: of "adam" and "sgd". As that of any optimizer it applies to the encoder's matrices and filters alone, not to
+            biases, batch norm and the head.
+        schedule: "cosine" to zero over the run, learning rates from certain epochs on, e.g. {20: 0.006, 40: 0.0012}, or what
+            makes a scheduler of an optimizer, stepped after every epoch and without warm-up.
         warmup_steps: steps over which the learning rate grows to its value.
         label_smoothing: of the cross entropy.
         sparsity_warmup: share of the run over which a `SparseSVMHead` turns from dense to sparse: its lambda1_ratio grows from
@@ -60,10 +64,10 @@ class MetaLearner(lightning.LightningModule):
         self,
         encoder: nn.Module,
         head: nn.Module,
-        optimizer: Literal["adam", "sgd"] = "adam",
+        optimizer: Literal["adam", "sgd"] | OptimizerCallable = "adam",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,
-        schedule: Literal["cosine"] | dict[int, float] = "cosine",
+        schedule: Literal["cosine"] | dict[int, float] | LRSchedulerCallable = "cosine",
         warmup_steps: int = 50,
         label_smoothing: float = 0.0,
         sparsity_warmup: float = 0.0,
@@ -82,12 +86,12 @@ class MetaLearner(lightning.LightningModule):
         _checks.check_integer("warmup_steps", warmup_steps, minimum=0)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must lie in [0, 1]; got {label_smoothing}")
-        if schedule != "cosine":
+        if isinstance(schedule, dict):
             for start, rate in schedule.items():
                 _checks.check_integer("an epoch of schedule", int(start), minimum=0)
                 _checks.check_number("a learning rate of schedule", rate)
-        if optimizer not in ("adam", "sgd"):
-            raise ValueError(f"optimizer must be adam or sgd; got {optimizer!r}")
+        if optimizer not in ("adam", "sgd") and not callable(optimizer):
+            raise ValueError(f"optimizer must be adam or sgd, or make an optimizer of parameters; got {optimizer!r}")
         self.encoder, self.head = encoder.to(memory_format=torch.channels_last), head  # type: ignore[call-overload]
         self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
         self.schedule, self.warmup_steps, self.label_smoothing = schedule, warmup_steps, label_smoothing
@@ -101,14 +105,24 @@ class MetaLearner(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         decayed = [p for p in self.encoder.parameters() if p.dim() > 1]
         others = [p for p in self.parameters() if not any(p is q for q in decayed)]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        numbers: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         optimizer: torch.optim.Optimizer
         if self.optimizer == "adam":
-            optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
+            optimizer = torch.optim.AdamW(groups, **numbers)
+        elif self.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True, **numbers)
         else:
-            optimizer = torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, nesterov=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            optimizer = self.optimizer(groups)
+        if callable(self.schedule):
+            scheduler = self.schedule(optimizer)
+            monitor: Any = getattr(scheduler, "monitor", None)  # of Lightning's ReduceLROnPlateau
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+        self._first_rate = optimizer.param_groups[0]["lr"]
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate), "interval": "step"},
+        }
 
     def _rate(self, step: int) -> float:
         """The learning rate as a share of its largest value."""
@@ -119,8 +133,9 @@ class MetaLearner(lightning.LightningModule):
         if self.schedule == "cosine":
             return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
         epoch = step / total * (self.trainer.max_epochs or 1)
+        assert isinstance(self.schedule, dict)
         reached = [rate for start, rate in sorted(self.schedule.items(), key=lambda item: int(item[0])) if epoch >= int(start)]
-        return warm * (reached[-1] / self.learning_rate if reached else 1.0)
+        return warm * (reached[-1] / self._first_rate if reached else 1.0)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **options: Any) -> Self:
@@ -165,7 +180,9 @@ class MetaLearner(lightning.LightningModule):
         """How the learner was made goes to the loggers."""
         described = {name: str(value) for name, value in (("encoder", type(self.encoder).__name__), ("head", self.head))}
         numbers = ("optimizer", "learning_rate", "weight_decay", "schedule", "warmup_steps", "label_smoothing", "sparsity_warmup")
-        made: dict[str, Any] = self.configuration or described | {name: getattr(self, name) for name in numbers}
+        values = {name: getattr(self, name) for name in numbers}
+        values = {name: str(value) if callable(value) else value for name, value in values.items()}
+        made: dict[str, Any] = self.configuration or described | values
         for logger in self.trainer.loggers:
             logger.log_hyperparams(made)
 

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsesvm.meta.errors import DataError
+from sparsesvm._files import DataError, load_arrays
 from sparsesvm.meta.images import (
     SPLITS,
     ImageSet,
     Reader,
     check_split,
     find_folders,
-    load_arrays,
     read_image,
     shrink,
     to_channels_first,

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from sparsesvm import NoFeaturesWarning, PrototypeHead, RidgeHead, SparseSVMHead, _checks
+from sparsesvm._files import ARRAYS, DataError
 from sparsesvm.meta import evaluate
 from sparsesvm.meta.data import Setting
-from sparsesvm.meta.errors import DataError
 from sparsesvm.meta.evaluate import Comparison, Method, Score
-from sparsesvm.meta.images import ARRAYS, ImageSet
+from sparsesvm.meta.images import ImageSet
 from sparsesvm.meta.loading import load, load_data
 
 RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)

@@ -25,6 +25,7 @@ class Scaled(NamedTuple):
         group_size: width of a group.
         mean: (n_features,), zeros where nothing was subtracted.
         scale: the root-mean-square norm of the samples less the mean.
+        evenness: median variance of the features over mean variance; 1 of a sparse matrix, as of features that share a unit.
     """
 
     features: Tensor
@@ -32,6 +33,7 @@ class Scaled(NamedTuple):
     group_size: int
     mean: NDArray[np.float64]
     scale: float
+    evenness: float
 
     def coefficients(self, weights: Tensor, bias: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Coefficients (..., n_classes, n_features) and intercepts (..., n_classes) of x itself."""
@@ -47,14 +49,25 @@ def scale(X: Any, weight: NDArray[np.float64], groups: Groups, center: bool, dev
     share = weight / weight.sum()
     if sparse.issparse(X):
         return _scale_sparse(X, share, columns, group_size, width, device)
-    mean = share @ X if center else np.zeros(X.shape[1])
-    dense = np.zeros((X.shape[0], width), X.dtype)
-    dense[:, columns] = X - mean.astype(X.dtype)
-    spread = float(share @ np.einsum("ij,ij->i", dense, dense, dtype=np.float64))
-    size = np.sqrt(spread) if spread > 0 else 1.0
+    mean = np.einsum("i,ij->j", share, X, dtype=np.float64) if center else np.zeros(X.shape[1])
+    dense = X - mean.astype(X.dtype)
+    if not np.array_equal(columns, np.arange(width)):
+        dense, narrow = np.zeros((X.shape[0], width), X.dtype), dense
+        dense[:, columns] = narrow
+    variance = np.einsum("i,ij,ij->j", share, dense, dense, dtype=np.float64)[columns]
+    size = np.sqrt(variance.sum()) or 1.0
     dense /= X.dtype.type(size)
-    features = torch.from_numpy(dense)
-    return Scaled(features.to(device), columns, group_size, mean, float(size))
+    evenness = _evenness(variance, variance > (10 * np.finfo(X.dtype).eps * mean) ** 2, columns // group_size)
+    return Scaled(torch.from_numpy(dense).to(device), columns, group_size, mean, float(size), evenness)
+
+
+def _evenness(variance: NDArray[np.float64], varies: NDArray[np.bool_], group: NDArray[np.int64]) -> float:
+    """Of features that vary, each taken as the mean of its group; what rounding leaves of a constant is no variance."""
+    if not varies.any():
+        return 1.0
+    variance, group = variance[varies], group[varies]
+    each = (np.bincount(group, variance) / np.maximum(np.bincount(group), 1))[group]
+    return float(np.median(each) / each.mean())
 
 
 def _scale_sparse(
@@ -68,7 +81,21 @@ def _scale_sparse(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
         features = torch.sparse_csr_tensor(start, column, torch.from_numpy(placed.data), placed.shape, check_invariants=False)
-    return Scaled(features.to(device), columns, group_size, np.zeros(X.shape[1]), float(size))
+    return Scaled(features.to(device), columns, group_size, np.zeros(X.shape[1]), float(size), 1.0)
+
+
+def take(features: Tensor, columns: Tensor) -> Tensor:
+    """Columns of features (n_samples, width), in the order given."""
+    if features.layout == torch.strided:
+        return features[:, columns]
+    place = torch.full((features.shape[1],), -1)
+    place[columns] = torch.arange(len(columns))
+    column = place[features.col_indices()]
+    kept = column >= 0
+    start = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])[features.crow_indices()]
+    return torch.sparse_csr_tensor(
+        start, column[kept], features.values()[kept], (len(features), len(columns)), check_invariants=False
+    )
 
 
 def place_groups(groups: Groups, n_features: int) -> tuple[NDArray[np.int64], int]:

@@ -16,7 +16,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from sparsesvm import _checks, _intercept, functional
+from sparsesvm import _checks, _intercept, functional, reference
 from sparsesvm.results import Solution, StatusCode, unconverged
 from sparsesvm.sklearn import _arrays
 
@@ -50,6 +50,14 @@ class Training(NamedTuple):
     dtype: np.dtype[Any]
 
 
+def _without_remnants(solution: Solution, group_size: int) -> Solution:
+    """Groups that a step has brought to nothing but for rounding (norms of 1e-20 beside 0.1 occur) are not in use."""
+    norm = reference.group_norms(solution.weights, group_size)
+    kept = norm > torch.finfo(norm.dtype).eps * norm.amax(-1, keepdim=True)
+    weights = solution.weights * kept.repeat_interleave(group_size, -1).unsqueeze(-2)
+    return solution._replace(weights=weights, active=solution.active & kept)
+
+
 class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """What the classifier and its cross-validated version share."""
 
@@ -63,12 +71,14 @@ class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"{type(self).__name__} needs samples of at least 2 classes; got only one class, {self.classes_[0]!r}"
             )
         _checks.check_number("smoothing", self.smoothing)
-        _checks.check_number("lambda2", self.lambda2, positive=self.smoothing > 0)
+        if self.lambda2 is not None:
+            _checks.check_number("lambda2", self.lambda2, positive=self.smoothing > 0)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
         if (weight < 0).any() or not weight.any():
             raise ValueError(f"sample_weight must be >= 0 and not zero for all samples; got minimum {weight.min()}")
         weight = weight * self._class_weight(y, labels, weight)[labels]
         scaled = _arrays.scale(X, weight, self.groups, self.fit_intercept, self.device)
+        self.scale_, self.lambda2_ = scaled.scale, 0.1 * scaled.evenness if self.lambda2 is None else float(self.lambda2)
         numbers = torch.from_numpy(labels.astype(np.int64)).to(self.device)
         return Training(scaled, numbers, torch.from_numpy(weight).to(self.device), X.dtype)
 
@@ -84,10 +94,10 @@ class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _problem(self, training: Training) -> dict[str, Any]:
         """The arguments that all solves share."""
         return {
-            "lambda2": self.lambda2,
+            "lambda2": self.lambda2_,
             "n_way": len(self.classes_),
             "group_size": training.scaled.group_size,
-            "dual_reg": self.smoothing * self.lambda2,
+            "dual_reg": self.smoothing * self.lambda2_,
         }
 
     def _limits(self) -> dict[str, Any]:
@@ -101,14 +111,55 @@ class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self, training: Training, lambda1: float, init_dual: torch.Tensor | None = None
     ) -> tuple[Solution, torch.Tensor | None]:
         arguments = {**self._problem(training), **self._limits(), "sample_weight": training.weight, "init_dual": init_dual}
+        bias = None
         if self.fit_intercept:
-            return _intercept.solve(training.scaled.features, training.labels, lambda1=lambda1, **arguments)
-        return functional.solve(training.scaled.features, training.labels, lambda1=lambda1, **arguments), None
+            solution, bias = _intercept.solve(training.scaled.features, training.labels, lambda1=lambda1, **arguments)
+        else:
+            solution = functional.solve(training.scaled.features, training.labels, lambda1=lambda1, **arguments)
+        return _without_remnants(solution, training.scaled.group_size), bias
 
     def _path(self, training: Training, penalties: torch.Tensor, weight: torch.Tensor) -> tuple[Solution, torch.Tensor | None]:
         """Along penalties (n_lambdas, ...) for sample weights (..., n_samples)."""
         arguments = {**self._problem(training), **self._limits(), "sample_weight": weight, "intercept": self.fit_intercept}
-        return _intercept.path(training.scaled.features, training.labels, penalties, **arguments)
+        solution, bias = _intercept.path(training.scaled.features, training.labels, penalties, **arguments)
+        solution = _without_remnants(solution, training.scaled.group_size)
+        if not self.refit:
+            return solution, bias
+        again, biases = [], []
+        for number in range(len(penalties)):
+            first = Solution(*(field[number] for field in solution))
+            found, level = self._fit_again(training, first, None if bias is None else bias[number], weight)
+            again.append(found)
+            if level is not None:
+                biases.append(level)
+        return functional.stack(again), torch.stack(biases) if biases else None
+
+    def _fit_again(
+        self, training: Training, first: Solution, bias: torch.Tensor | None, weight: torch.Tensor
+    ) -> tuple[Solution, torch.Tensor | None]:
+        """Without group penalty, on the features in use: of one problem, or of folds that share the samples."""
+        if not first.active.any():
+            return first, bias
+        used = first.active.repeat_interleave(training.scaled.group_size, -1)
+        columns = used.reshape(-1, used.shape[-1]).any(0).nonzero().squeeze(1)
+        features, labels = _arrays.take(training.scaled.features, columns), training.labels.expand(weight.shape)
+        if used.dim() > 1:
+            features = features * used[:, None, columns]
+        arguments = {**self._problem(training), **self._limits(), "sample_weight": weight, "init_dual": first.dual}
+        arguments |= {"lambda1": 0.0, "group_size": 1}
+        if self.fit_intercept:
+            again, bias = _intercept.solve(features, labels, **arguments)
+        else:
+            again = functional.solve(features, labels, **arguments)
+        weights = torch.zeros_like(first.weights)
+        weights[..., columns] = again.weights
+        failed = unconverged(first.status)
+        return first._replace(
+            weights=weights,
+            gap=torch.maximum(first.gap, again.gap),
+            n_iter=first.n_iter + again.n_iter,
+            status=torch.where(failed, first.status, again.status),
+        ), bias
 
     def _coefficients(self, training: Training, weights: torch.Tensor, bias: torch.Tensor | None) -> tuple[Any, Any]:
         """In scikit-learn's form: of two classes one row, which decides for the second."""
@@ -180,8 +231,13 @@ class SparseSVMClassifier(BaseSparseSVM):
         else an upper bound.
     lambda1 : float >= 0, optional
         The penalty itself, in place of lambda1_ratio.
-    lambda2 : float > 0, default 0.1
-        Squared penalty, weighed like lambda1 against the sum of losses; >= 0 where smoothing = 0.
+    lambda2 : float > 0, optional
+        Squared penalty, weighed like lambda1 against the sum of losses; >= 0 where smoothing = 0. By default 0.1 times the median
+        variance of the features over their mean variance (of those that vary, in groups that of the group): about 0.1 of features
+        in like units, and small where a few columns of a table have large ones, so as not to hold down the others. 0.1 of a
+        sparse matrix.
+    refit : bool, default False
+        Fit again without group penalty on the features that the first fit uses: selection without shrinkage.
     smoothing : float >= 0, default 1.0
         Width of the quadratic part of the loss, in units of the margin; 0 is the exact hinge.
     groups : int, list of int, or list of lists of int, default 1
@@ -209,10 +265,11 @@ class SparseSVMClassifier(BaseSparseSVM):
         Numbers of the features in use.
     lambda1_ : float
         The penalty.
+    lambda2_ : float
     scale_ : float
         The common scale, in whose units the penalties count.
     dual_gap_ : float
-        Bound on the distance of the objective from its minimum, in units of the objective.
+        Bound on the distance of the objective from its minimum, in units of the objective; with refit the larger one of two.
     n_iter_ : int
         Outer iterations, the start counting as one.
     n_features_in_, feature_names_in_
@@ -223,7 +280,8 @@ class SparseSVMClassifier(BaseSparseSVM):
         *,
         lambda1_ratio: float = 0.1,
         lambda1: float | None = None,
-        lambda2: float = 0.1,
+        lambda2: float | None = None,
+        refit: bool = False,
         smoothing: float = 1.0,
         groups: _arrays.Groups = 1,
         fit_intercept: bool = True,
@@ -237,6 +295,7 @@ class SparseSVMClassifier(BaseSparseSVM):
         self.lambda1_ratio = lambda1_ratio
         self.lambda1 = lambda1
         self.lambda2 = lambda2
+        self.refit = refit
         self.smoothing = smoothing
         self.groups = groups
         self.fit_intercept = fit_intercept
@@ -258,8 +317,10 @@ class SparseSVMClassifier(BaseSparseSVM):
         if before is not None and before.shape != (len(training.labels), len(self.classes_)):
             before = None
         solution, bias = self._solve(training, lambda1, before)
-        self.lambda1_, self.scale_ = float(lambda1), training.scaled.scale
+        self.lambda1_ = float(lambda1)
         self._dual = solution.dual if self.warm_start else None
+        if self.refit and lambda1:
+            solution, bias = self._fit_again(training, solution, bias, training.weight)
         self._keep(training, solution, bias)
         return self
 

@@ -36,12 +36,12 @@ class SparseSVMClassifierCV(BaseSparseSVM):
     cv : int, splitter or iterable, default None
         As everywhere in scikit-learn; None is five stratified folds.
     scoring : str, callable or None, default None
-        None is accuracy. Samples held out count alike, whatever their sample_weight.
+        None is accuracy. Where fit is given sample_weight, so is the scorer.
     selection : "best" or "1se", default "best"
         "1se" takes the largest penalty whose mean score is within one standard error of the best.
     n_jobs : int or None, default None
         Jobs that share the folds.
-    lambda2, smoothing, groups, fit_intercept, class_weight, tol, max_iter, verbose, device
+    lambda2, refit, smoothing, groups, fit_intercept, class_weight, tol, max_iter, verbose, device
         As in SparseSVMClassifier.
 
     Attributes
@@ -53,7 +53,7 @@ class SparseSVMClassifierCV(BaseSparseSVM):
     scores_path_ : (n_folds, n_lambdas)
     coefs_path_ : (n_folds, n_lambdas, n_classes or 1, n_features)
     intercepts_path_ : (n_folds, n_lambdas, n_classes or 1)
-    coef_, intercept_, classes_, support_, lambda1_, scale_, dual_gap_, n_iter_, n_features_in_, feature_names_in_
+    coef_, intercept_, classes_, support_, lambda1_, lambda2_, scale_, dual_gap_, n_iter_, n_features_in_, feature_names_in_
         As in SparseSVMClassifier.
     """
 
@@ -66,7 +66,8 @@ class SparseSVMClassifierCV(BaseSparseSVM):
         scoring: Any = None,
         selection: str = "best",
         n_jobs: int | None = None,
-        lambda2: float = 0.1,
+        lambda2: float | None = None,
+        refit: bool = False,
         smoothing: float = 1.0,
         groups: _arrays.Groups = 1,
         fit_intercept: bool = True,
@@ -83,6 +84,7 @@ class SparseSVMClassifierCV(BaseSparseSVM):
         self.selection = selection
         self.n_jobs = n_jobs
         self.lambda2 = lambda2
+        self.refit = refit
         self.smoothing = smoothing
         self.groups = groups
         self.fit_intercept = fit_intercept
@@ -109,11 +111,13 @@ class SparseSVMClassifierCV(BaseSparseSVM):
         )
         coefs, intercepts = (np.concatenate(part) for part in zip(*parts, strict=True))
         self.lambda1_ratios_, self.coefs_path_, self.intercepts_path_ = ratios, coefs, intercepts
-        self.scores_path_ = self._score(X, y, tests)
+        self.scores_path_ = self._score(X, y, tests, sample_weight)
         self.lambda1_ratio_ = float(ratios[choose(self.scores_path_, self.selection)])
         self.lambda1_ = self.lambda1_ratio_ * self._lambda1_max(training, training.weight)
-        self.scale_ = training.scaled.scale
-        self._keep(training, *self._solve(training, self.lambda1_))
+        solution, bias = self._solve(training, self.lambda1_)
+        if self.refit:
+            solution, bias = self._fit_again(training, solution, bias, training.weight)
+        self._keep(training, solution, bias)
         return self
 
     def _ratios(self) -> NDArray[np.float64]:
@@ -124,7 +128,7 @@ class SparseSVMClassifierCV(BaseSparseSVM):
             raise ValueError(f"lambda1_ratios must be a number of ratios, or ratios in (0, 1]; got {self.lambda1_ratios!r}")
         return ratios
 
-    def _score(self, X: Any, y: Any, tests: list[NDArray[np.int64]]) -> NDArray[np.float64]:
+    def _score(self, X: Any, y: Any, tests: list[NDArray[np.int64]], sample_weight: ArrayLike | None) -> NDArray[np.float64]:
         """Of every fold and penalty on the samples held out, by an estimator that has its coefficients."""
         estimator = SparseSVMClassifier()
         scorer = check_scoring(estimator, self.scoring)
@@ -136,9 +140,12 @@ class SparseSVMClassifierCV(BaseSparseSVM):
         X = X.tocsr() if sparse.issparse(X) else X
         for fold, test in enumerate(tests):
             held_X, held_y = _safe_indexing(X, test), _safe_indexing(y, test)
+            weight = {} if sample_weight is None else {"sample_weight": _safe_indexing(np.asarray(sample_weight), test)}
+            if weight and not weight["sample_weight"].any():
+                raise ValueError(f"cv must hold out a sample of positive sample_weight in each fold; fold {fold} holds out none")
             for number in range(len(self.lambda1_ratios_)):
                 estimator.coef_, estimator.intercept_ = self.coefs_path_[fold, number], self.intercepts_path_[fold, number]
-                scores[fold, number] = scorer(estimator, held_X, held_y)
+                scores[fold, number] = scorer(estimator, held_X, held_y, **weight)
         return scores
 
 

@@ -15,10 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import train_test_split
 
 import sparsesvm
+from sparsesvm._files import ARRAYS, class_codes, load_arrays
 from sparsesvm.sklearn.classifier import SparseSVMClassifier
 from sparsesvm.sklearn.cross_validation import SparseSVMClassifierCV
 
 _RANDOM_SUBSETS = 5
+_LINES = ("its features without group penalty", "all features", "as many random features", "probe of shuffled labels")
+_SHOWN = 30
 
 
 def probe(
@@ -29,6 +32,7 @@ def probe(
     test_size: float = 0.25,
     cv: int = 5,
     n_lambdas: int = 20,
+    min_ratio: float = 1e-2,
     seed: int = 0,
     **options: Any,
 ) -> dict[str, Any]:
@@ -37,8 +41,8 @@ def probe(
     Args:
         features: (n_samples, n_features), labels (n_samples,) of any kind, names of the features.
         test_size: share of samples held out, of each class.
-        cv, n_lambdas: folds and penalties of the choice.
-        options: of `SparseSVMClassifier`, e.g. lambda2, smoothing, class_weight.
+        cv, n_lambdas, min_ratio: folds and penalties of the choice.
+        options: of `SparseSVMClassifier`, e.g. lambda2, refit, class_weight.
 
     Returns:
         A dictionary that JSON can hold: accuracy of the probe, of its features fitted again without group penalty as are all
@@ -52,7 +56,8 @@ def probe(
         raise ValueError(f"names must hold one name for each of the {X.shape[1]} features; got {len(names)}")
     X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=test_size, stratify=y, random_state=seed)
     rng = np.random.default_rng(seed)
-    chosen = SparseSVMClassifierCV(lambda1_ratios=n_lambdas, cv=cv, selection="1se", **options).fit(X_train, y_train)
+    choice: dict[str, Any] = {"lambda1_ratios": n_lambdas, "min_ratio": min_ratio, "cv": cv, "selection": "1se"}
+    chosen = SparseSVMClassifierCV(**choice, **options).fit(X_train, y_train)
     used = chosen.support_
     dense = SparseSVMClassifier(lambda1=0.0, **options)
     draws = [rng.choice(X.shape[1], len(used), replace=False) for _ in range(_RANDOM_SUBSETS if len(used) else 0)]
@@ -85,7 +90,7 @@ def probe(
         "n_features": X.shape[1],
         "n_train": len(X_train),
         "n_test": len(X_test),
-        "settings": {"test_size": test_size, "cv": cv, "n_lambdas": n_lambdas, "seed": seed, **options},
+        "settings": {"test_size": test_size, **choice, "seed": seed, **options},
         "versions": {
             "sparsesvm": sparsesvm.__version__,
             "scikit-learn": sklearn.__version__,
@@ -110,23 +115,19 @@ def read(path: Path) -> tuple[NDArray[Any], NDArray[Any], list[str] | None]:
         if "label" not in table:
             raise ValueError(f"{path} must have a column named label; got {', '.join(map(str, table.columns[:10]))}")
         rest = table.drop(columns="label")
-        return rest.to_numpy(), table["label"].to_numpy(), [str(name) for name in rest.columns]
-    if path.suffix == ".npz":
-        with np.load(path) as file:
-            parts: dict[str, Any] = dict(file)
-    elif path.suffix == ".pt":
-        parts = torch.load(path)
+        features, labels, names = rest.to_numpy(), table["label"].to_numpy(), rest.columns
+    elif path.suffix in ARRAYS:
+        parts = load_arrays(path, ("features", "labels"), ("names",))
+        features, labels, names = parts["features"], parts["labels"], parts.get("names")
+        features = features.reshape(len(features), -1)
     else:
         raise ValueError(f"{path} must end in .npz, .pt, .csv or .parquet")
-    if not {"features", "labels"} <= set(parts):
-        raise ValueError(f"{path} must hold features and labels; got {', '.join(parts)}")
-    features = np.asarray(parts["features"])
-    names = [str(name) for name in parts["names"]] if "names" in parts else None
-    return features.reshape(len(features), -1), np.asarray(parts["labels"]), names
+    classes, codes = class_codes(labels, len(features), f"{path}: labels")
+    return features, classes[codes], None if names is None else [str(name) for name in names]
 
 
-def table(found: dict[str, Any], most: int = 10) -> str:
-    """Accuracies, and the largest coefficients of each class, in Markdown."""
+def table(found: dict[str, Any], most: int = 10, most_classes: int | None = None) -> str:
+    """Accuracies, and the largest coefficients of each class, or of the first `most_classes`, in Markdown."""
     lines = [
         f"{len(found['features'])} of {found['n_features']} features, {len(found['classes'])} classes, "
         f"{found['n_train']} samples to fit, {found['n_test']} to test",
@@ -135,50 +136,71 @@ def table(found: dict[str, Any], most: int = 10) -> str:
         "| --- | --- |",
         *(f"| {name} | {100 * value:.1f} |" for name, value in found["accuracy"].items()),
         "",
+        *_at_the_end(found),
         f"| class | features with the largest coefficients (of at most {most}) |",
         "| --- | --- |",
     ]
     rows = np.array([feature["coefficients"] for feature in found["features"]]).T
     classes = found["classes"] if len(rows) != 1 else found["classes"][1:]
-    for label, row in zip(classes, rows, strict=False):
+    for label, row in list(zip(classes, rows, strict=False))[:most_classes]:
         order = np.argsort(-np.abs(row))[:most]
         best = ", ".join(f"{found['features'][j]['name']} {row[j]:+.2g}" for j in order)
         lines.append(f"| {label} | {best} |")
+    if most_classes is not None and len(rows) > most_classes:
+        lines.append(f"| {len(rows) - most_classes} more | |")
     return "\n".join(lines)
+
+
+def _at_the_end(found: dict[str, Any]) -> list[str]:
+    """A remark where smaller penalties might have been chosen."""
+    if found["lambda1_ratio"] > min(found["path"]["lambda1_ratio"]) or found["lambda1_ratio"] == 1:
+        return []
+    return [
+        f"The smallest penalty of the path was chosen, ratio {found['lambda1_ratio']:.2g}: a smaller min_ratio may do better.",
+        "",
+    ]
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
     """Score against features used, and the coefficients."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    rows = np.array([feature["coefficients"] for feature in found["features"]]).T
+    labels = found["classes"] if len(rows) != 1 else found["classes"][1:]
+    figure = Figure(figsize=(11, min(max(4, 0.13 * len(labels)), 9)), layout="constrained")
     left, right = figure.subplots(1, 2)
     along = found["path"]
-    style = {"marker": "o", "ms": 3, "capsize": 2, "label": "cross-validation"}
+    style = {"marker": "o", "ms": 3, "capsize": 2, "color": "C0", "label": "cross-validation"}
     left.errorbar(along["features"], along["score"], along["standard_error"], **style)
-    left.plot(len(found["features"]), found["accuracy"]["probe"], "*", ms=12, label="chosen, on test samples")
-    for name, line in {
-        "its features without group penalty": (0, (6, 1)),
-        "all features": "--",
-        "as many random features": ":",
-        "probe of shuffled labels": "-.",
-    }.items():
-        left.axhline(found["accuracy"][name], color="0.4", linestyle=line, linewidth=1, label=name)
+    left.plot(len(found["features"]), found["accuracy"]["probe"], "*", color="C1", ms=12, label="chosen, on test samples")
+    for color, name in enumerate(_LINES, 2):
+        left.axhline(found["accuracy"][name], color=f"C{color}", linestyle="--", linewidth=1, label=name)
+    most = max(len(found["features"]), *along["features"])
     left.set_xscale("symlog", linthresh=1)
-    left.set_xlim(left=0)
+    left.set_xlim(0, 1.3 * most + 0.3)
+    ticks = [0] + [step * 10**power for power in range(7) for step in (1, 2, 5) if step * 10**power <= 1.3 * most]
+    left.set_xticks(ticks, [str(tick) for tick in ticks])
+    left.minorticks_off()
     left.set(xlabel="features used", ylabel="accuracy", ylim=(0, 1.02))
-    left.legend(fontsize=8, frameon=False)
-    coefficients = np.array([feature["coefficients"] for feature in found["features"]])
-    if len(coefficients):
-        order = np.argsort(-np.linalg.norm(coefficients, axis=1))[:30]
-        shown, limit = coefficients[order].T, np.abs(coefficients).max()
-        image = right.imshow(shown, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        right.set_xticks(range(len(order)), [found["features"][j]["name"] for j in order], rotation=90, fontsize=7)
-        labels = found["classes"] if len(shown) > 1 else found["classes"][1:]
-        right.set_yticks(range(len(shown)), labels, fontsize=8)
-        right.set_title("coefficients of the features with the largest ones", fontsize=9)
+    left.grid(alpha=0.3)
+    left.legend(fontsize=8)
+    if len(rows):
+        order = np.argsort(-np.linalg.norm(rows, axis=0))[:_SHOWN]
+        limit = np.abs(rows).max()
+        image = right.imshow(rows[:, order], aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        right.set_xticks(range(len(order)), [_short(found["features"][j]["name"]) for j in order], rotation=90, fontsize=7)
+        every = -(-len(labels) // 66)  # one under the other, more do not fit
+        shown = range(0, len(labels), every)
+        right.set_yticks(shown, [_short(labels[number]) for number in shown], fontsize=8 if len(labels) <= 30 else 6)
+        right.set_xlabel("feature")
+        rest = "" if len(order) == rows.shape[1] else f" of the {len(order)} features with the largest"
+        right.set_title(f"coefficients{rest}", fontsize=10)
         figure.colorbar(image, ax=right)
     figure.savefig(path, dpi=150)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 20 else f"{name[:9]}…{name[-10:]}"
 
 
 def main(arguments: list[str]) -> None:
@@ -193,7 +215,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--test-size", type=float, default=0.25, help="share of samples held out")
     parser.add_argument("--cv", type=int, default=5, help="folds")
     parser.add_argument("--n-lambdas", type=int, default=20, help="penalties")
-    parser.add_argument("--lambda2", type=float, default=0.1, help="squared penalty")
+    parser.add_argument("--min-ratio", type=float, default=1e-2, help="the smallest penalty, as a share of the largest")
+    parser.add_argument("--refit", action="store_true", help="fit again without group penalty on the features chosen")
+    parser.add_argument("--lambda2", type=float, help="squared penalty; by default from the spread of the features")
     parser.add_argument("--tol", type=float, default=1e-4, help="duality gap, as a share of the samples")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the controls")
     chosen = vars(parser.parse_args(arguments))
@@ -206,7 +230,7 @@ def main(arguments: list[str]) -> None:
     (output / "probe.json").write_text(json.dumps(found, indent=1) + "\n")
     draw(found, output / "probe.png")
     (output / "probe.md").write_text(f"# Probe of {file.name}\n\n{table(found)}\n\n![accuracy and coefficients](probe.png)\n")
-    print(table(found))
+    print(table(found, most_classes=20))
     print(f"\n{output / 'probe.md'}")
 
 
