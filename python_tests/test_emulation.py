@@ -185,6 +185,16 @@ def test_without_ridge_and_weights_the_solution_is_unique(emulator, rng):
     assert not found.active.any()
 
 
+@pytest.mark.parametrize("lambda2", [0.0, 0.1])
+def test_one_class_has_no_weights(emulator, rng, lambda2):
+    problem = random_problem(rng, n_way=1)
+    problem.lambda2.fill_(lambda2)
+    found = emulator.solve(problem)
+    assert (found.status == StatusCode.CONVERGED).all()
+    assert (found.weights == 0).all() and (found.dual == 1).all()
+    assert (found.objective == 0).all() and (found.gap == 0).all()
+
+
 def test_without_ridge_the_gradient_is_nan(emulator, rng):
     problem = drawn_problem(ratio_problem(rng.normal(size=(12, 20)), np.arange(12) % 3, 3, 0.3, 0.0))
     found = emulator.solve(problem)
