@@ -52,9 +52,10 @@ def random_problem(rng, *, n_tasks=2, n_way=4, n_samples=10, n_features=30, lamb
     )
 
 
-def solve_on_cpu(problem, tol, init_dual=None):
+def solve_on_cpu(problem, tol, init_dual=None, identify=False):
     inputs = (problem.features, problem.labels, problem.sample_weight, problem.lambda1, problem.lambda2, init_dual)
-    return Solution(*_ops.solve(*inputs, None, problem.n_way, problem.group_size, problem.dual_reg, tol, 100, "ignore", False))
+    options = (problem.n_way, problem.group_size, problem.dual_reg, tol, 100, "ignore", identify)
+    return Solution(*_ops.solve(*inputs, None, *options))
 
 
 def derivatives_on_cpu(problem, solution, cotangent, tangents):

@@ -121,6 +121,7 @@ class ImplicitDiff {
         right_[i * k + l] -= task_.smoothing / task_.lambda2 * d2 * residual_dual_[i * k + l] / task_.weight[i];
       }
     }
+    system_.remove_flat(panel_, right_);  // unlike that of the other product it need not be in the range of the system
     system_.solve(panel_, right_, q_);
     for (index p = 0; p < panel_.n_active;) {
       p = panel_.load(p);
