@@ -118,32 +118,36 @@ class FaceSystem {
     if (task_->lambda1 > 0) {
       const index stride = panel.stride / g;
       for (index p = 0; p < groups; ++p) root_[p] = std::sqrt(1 - panel.keep[p]);
-      for (index f = 0; f < size_; ++f) {
-        const double* row = panel.f + sample_[f] * panel.stride;
-        const double* u = panel.u + label_[f] * panel.stride;
-        const double* u_base = panel.u + base_[sample_[f]] * panel.stride;
-        double* product = strip_ + f * stride;
-        if (g == 1) {
-          for (index p = 0; p < groups; ++p) product[p] = root_[p] * row[p] * (u[p] - u_base[p]);
-        } else {
-          for (index p = 0; p < groups; ++p) {
-            double total = 0;
-            for (index j = p * g; j < (p + 1) * g; ++j) total += row[j] * (u[j] - u_base[j]);
-            product[p] = root_[p] * total;
+      panel.with_features([&](const auto* const* rows) {
+        for (index f = 0; f < size_; ++f) {
+          const auto* row = rows[sample_[f]];
+          const double* u = panel.u + label_[f] * panel.stride;
+          const double* u_base = panel.u + base_[sample_[f]] * panel.stride;
+          double* product = strip_ + f * stride;
+          if (g == 1) {
+            for (index p = 0; p < groups; ++p) product[p] = root_[p] * static_cast<double>(row[p]) * (u[p] - u_base[p]);
+          } else {
+            for (index p = 0; p < groups; ++p) {
+              double total = 0;
+              for (index j = p * g; j < (p + 1) * g; ++j) total += static_cast<double>(row[j]) * (u[j] - u_base[j]);
+              product[p] = root_[p] * total;
+            }
           }
         }
-      }
+      });
       Passes::add_rank_update(strip_, size_, stride, groups, 1.0, dense_system_.matrix, size_);
       for (index p = 0; p < groups; ++p) {
         for (index j = p * g; j < (p + 1) * g; ++j) root_[j] = std::sqrt(panel.keep[p]);
       }
     }
     // Samples that are not free have no part in the system; the rows of the others move up.
-    for (index r = 0; r < n_free_; ++r) {
-      const double* from = panel.f + free_[r] * panel.stride;
-      double* to = panel.f + r * panel.stride;
-      for (index j = 0; j < width; ++j) to[j] = root_[j] * from[j];
-    }
+    panel.with_features([&](const auto* const* rows) {
+      for (index r = 0; r < n_free_; ++r) {
+        const auto* from = rows[free_[r]];
+        double* to = panel.f + r * panel.stride;
+        for (index j = 0; j < width; ++j) to[j] = root_[j] * static_cast<double>(from[j]);
+      }
+    });
     Passes::add_rank_update(panel.f, n_free_, panel.stride, width, 1.0, gram_, n_free_);
   }
 
