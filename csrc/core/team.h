@@ -1,5 +1,6 @@
-// Who works on a task where that is not one thread of the CPU alone: what is written for a team of threads runs with this one as well.
-// cuda/team.h says what the functions mean; members share out what they write by `team_rank`, and each block sums for itself.
+// Who works on a task where that is not one thread of the CPU alone: what is written for a team of threads runs with this one as
+// well. cuda/team.h says what the functions mean; members share out what they write by `team_rank`, and each block sums for
+// itself.
 #pragma once
 
 #include "core/basics.h"

@@ -1,5 +1,5 @@
-// The face system of the derivatives (core/svm/face_system.h) in its orthonormal coordinates: built by the team, solved by its first
-// block, or by conjugate gradients where it is too large.
+// The face system of the derivatives (core/svm/face_system.h) in its orthonormal coordinates: built by the team, solved by its
+// first block, or by conjugate gradients where it is too large.
 #pragma once
 
 #include <cmath>
@@ -215,8 +215,9 @@ class FaceSystem {
   // alpha = the solution for `right`, which leaves at most `rounding` of its square.
   SPARSESVM_HD bool iterate(double rounding) {
     return solve_singular(
-        team_, size_, rounding, flat_curvature<T>(task_.n, size_), 20 * usual_iterations, [this] { apply(s_.direction, s_.image); },
-        [](double*) {}, s_.right, s_.alpha, {s_.residual, s_.direction, s_.image}, s_.met);
+        team_, size_, rounding, flat_curvature<T>(task_.n, size_), 20 * usual_iterations,
+        [this] { apply(s_.direction, s_.image); }, [](double*) {}, s_.right, s_.alpha,
+        {s_.residual, s_.direction, s_.image}, s_.met);
   }
 
   // out = H x without forming H: Z' (F (D (Z x)' F / lambda2)' + smoothing).

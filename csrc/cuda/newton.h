@@ -16,7 +16,8 @@ template <typename T, class Team>
 class NewtonStep {
  public:
   // The two steps of a line search, see below, as functions of their own.
-  static SPARSESVM_HD SPARSESVM_NOINLINE double step(Team team, const SolveWorkspace<T>& w, double gap, double target, double share) {
+  static SPARSESVM_HD SPARSESVM_NOINLINE double step(Team team, const SolveWorkspace<T>& w, double gap, double target,
+                                                     double share) {
     return NewtonStep(team, w).step(gap, target, share);
   }
   static SPARSESVM_HD SPARSESVM_NOINLINE void shorten(Team team, const SolveWorkspace<T>& w, double at_zero, double at_one) {

@@ -1,5 +1,5 @@
-// The solution of smallest norm of H x = b for a dense symmetric positive semidefinite H (core/linear_algebra/smallest_solution.h, by
-// the same rules), by one block of threads.
+// The solution of smallest norm of H x = b for a dense symmetric positive semidefinite H
+// (core/linear_algebra/smallest_solution.h, by the same rules), by one block of threads.
 #pragma once
 
 #include <cmath>
@@ -11,8 +11,8 @@
 SPARSESVM_BEGIN
 namespace gpu {
 
-// Factors H scaled, leaving out the rows tied already and those with a pivot of at most `floor`. Lists both kinds; returns how many are
-// left out.
+// Factors H scaled, leaving out the rows tied already and those with a pivot of at most `floor`. Lists both kinds; returns how
+// many are left out.
 template <class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE int select_rows(Team block, const SmallestArrays& s, int size, double floor, int* counts,
                                                 double* weight) {

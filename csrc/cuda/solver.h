@@ -220,8 +220,8 @@ class Solver {
     }
   }
 
-  // A Newton step and its line search, or first-order steps where there is none; leaves the state evaluated. Whether it was a Newton
-  // step.
+  // A Newton step and its line search, or first-order steps where there is none; leaves the state evaluated. Whether it was a
+  // Newton step.
   SPARSESVM_HD bool advance(double target, double share) {
     const double at_zero = Newton::step(team_, w_, state_.gap, target, share);
     if (!(at_zero < 0)) {

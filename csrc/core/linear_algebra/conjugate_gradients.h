@@ -15,10 +15,10 @@ struct ConjugateScratch {
 
 enum class ConjugateEnd { converged, given_up, flat };
 
-// Adds to `x` the solution of P H P x = residual. `apply` sets image = H direction, `project` applies P in place; both are called by
-// all of a team, after a barrier, and end with one. Started from zero the iterates stay in the range of P H P: where it is singular,
-// theirs is the solution of smallest norm. Converged when the squared residual came down to `enough`; flat where the direction has no
-// more than a share `flat` of the largest curvature met, as one has that rounding put into the residual.
+// Adds to `x` the solution of P H P x = residual. `apply` sets image = H direction, `project` applies P in place; both are called
+// by all of a team, after a barrier, and end with one. Started from zero the iterates stay in the range of P H P: where it is
+// singular, theirs is the solution of smallest norm. Converged when the squared residual came down to `enough`; flat where the
+// direction has no more than a share `flat` of the largest curvature met, as one has that rounding put into the residual.
 template <class Team, class Apply, class Project>
 SPARSESVM_HD ConjugateEnd conjugate_gradients(Team team, index size, double enough, double flat, index max_iterations,
                                               const Apply& apply, const Project& project, double* x, const ConjugateScratch& s) {
@@ -75,9 +75,9 @@ SPARSESVM_HD void remove_along(Team team, index size, const double* direction, d
   team.sync_team();
 }
 
-// x = the smallest solution of P H P x = P right, also where rounding gave curvature to directions that have none: those of no more
-// than a share `flat` of the largest are left out when met. Leaves at most `rounding` of the squared residual, or what its own rounding
-// makes; false where that is not reached. `met` (size) is scratch.
+// x = the smallest solution of P H P x = P right, also where rounding gave curvature to directions that have none: those of no
+// more than a share `flat` of the largest are left out when met. Leaves at most `rounding` of the squared residual, or what its
+// own rounding makes; false where that is not reached. `met` (size) is scratch.
 template <class Team, class Apply, class Project>
 SPARSESVM_HD bool solve_singular(Team team, index size, double rounding, double flat, index max_iterations, const Apply& apply,
                                  const Project& project, const double* right, double* x, const ConjugateScratch& s, double* met) {

@@ -60,7 +60,8 @@ class ActivePanel {
     return next;
   }
 
-  // Calls body(rows) with the panel's part of the samples' features: where they lie if its columns are side by side, else copied to `f`.
+  // Calls body(rows) with the panel's part of the samples' features: where they lie if its columns are side by side, else copied
+  // to `f`.
   template <class Body>
   void with_features(const Body& body) {
     if (contiguous_) {

@@ -56,8 +56,9 @@ class ConjugateFace : FaceSteps<Hessian> {
     }
     project(residual);
     conjugate_gradients(
-        OneThread{}, c_.count(), accuracy * product(residual, residual), 0.0, max_iterations, [this] { apply(s_.conjugate, s_.image); },
-        [this](double* d) { project(d); }, s_.step, {residual, s_.conjugate, s_.image});
+        OneThread{}, c_.count(), accuracy * product(residual, residual), 0.0, max_iterations,
+        [this] { apply(s_.conjugate, s_.image); }, [this](double* d) { project(d); }, s_.step,
+        {residual, s_.conjugate, s_.image});
   }
 
   // Onto the directions that keep the face: zero off it, and of sum zero for each sample.

@@ -208,7 +208,8 @@ class DualSolver {
 
   void finish(const SolveArguments<T>& arguments, index number, Status status, index iterations) {
     if (arguments.identify && status == Status::converged) status = identify_sets(arguments.max_iter, iterations);
-    if (status == Status::not_identified && task_.k > 1 && iterations < arguments.max_iter && best_gap_ > Finding::exact * task_.total_weight) {
+    const bool inexact = best_gap_ > Finding::exact * task_.total_weight;
+    if (status == Status::not_identified && task_.k > 1 && iterations < arguments.max_iter && inexact) {
       // Newton steps have slowed down as where the certificate is out of reach.
       solve_by_proximal(arguments, number, Finding::closer * best_gap_, iterations, false, true);
       return;

@@ -179,8 +179,8 @@ class FaceSystem {
   }
 
   // A factor costs size^3 / 3 and the matrix size^2 per group; conjugate gradients need two products with the active columns per
-  // iteration, or one with the Gram matrix, and seldom more than the usual iterations. Measured, their operations take 2 to 4 times as
-  // long.
+  // iteration, or one with the Gram matrix, and seldom more than the usual iterations. Measured, their operations take 2 to 4
+  // times as long.
   void choose_method() {
     constexpr double usual = usual_iterations;
     const double r = static_cast<double>(size_), n = static_cast<double>(n_free_), k = static_cast<double>(task_->k);

@@ -32,8 +32,8 @@ struct IdentificationRules {
     return sizeof(T) < sizeof(double) ? 1e-3 : 5e-6;
   }
 
-  // The gap at which a large task's sets are judged. A step or two more know the sets: this close the proximal method converges fast,
-  // as far as rounding lets the gap fall.
+  // The gap at which a large task's sets are judged. A step or two more know the sets: this close the proximal method converges
+  // fast, as far as rounding lets the gap fall.
   SPARSESVM_HD static double aim(double target, double total_weight) {
     const double least = target < rounding * total_weight ? target : rounding * total_weight;
     return closer * target > least ? closer * target : least;
@@ -84,7 +84,9 @@ SPARSESVM_HD Identification identify(Team team, const Task& task, const State& s
     // moved to other classes it leaves an optimal dual, and norms of V that are at most sqrt(2) gap ||f_i|| larger.
     const double room = nearest_group * task.lambda2;
     bool exact = state.gap <= IdentificationRules::exact * task.total_weight;
-    if (!exact && task.lambda1 > 0 && task.smoothing == 0) exact = room * room > 2 * state.gap * state.gap * largest_squared_row();
+    if (!exact && task.lambda1 > 0 && task.smoothing == 0) {
+      exact = room * room > 2 * state.gap * state.gap * largest_squared_row();
+    }
     return {exact, exact};
   }
   if (task.lambda1 == 0) {  // no group decides anything
