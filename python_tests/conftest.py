@@ -44,6 +44,12 @@ def library(tmp_path_factory):
     return compile_library(tmp_path_factory.mktemp("emulation"))
 
 
+@pytest.fixture(scope="session")
+def library_of_large_tasks(tmp_path_factory):
+    """The same with matrices of at most 16 rows; beyond, the proximal method solves and conjugate gradients differentiate."""
+    return compile_library(tmp_path_factory.mktemp("emulation_large"), "-DSPARSESVM_MAX_MODEL_SIZE=16")
+
+
 @pytest.fixture
 def emulator(library):
     """One block of 32 threads, in order."""

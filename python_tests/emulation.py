@@ -24,11 +24,11 @@ def compiler() -> list[str]:
     return shlex.split(os.environ.get("CXX", "c++"))
 
 
-def compile_library(folder: Path) -> ctypes.CDLL:
+def compile_library(folder: Path, *definitions: str) -> ctypes.CDLL:
     """The shared library of csrc/tests/emulation.cpp."""
     path = folder / "emulation.so"
     source = str(SOURCES / "tests" / "emulation.cpp")
-    subprocess.run([*compiler(), *FLAGS, "-O2", "-shared", "-fPIC", source, "-o", str(path)], check=True)
+    subprocess.run([*compiler(), *FLAGS, *definitions, "-O2", "-shared", "-fPIC", source, "-o", str(path)], check=True)
     library = ctypes.CDLL(str(path))
     library.error_message.restype = ctypes.c_char_p
     return library
@@ -163,7 +163,15 @@ class Emulator:
     threads: int = 32
     seed: int = 0
 
-    def solve(self, problem: Problem, *, tol: float = 1e-6, max_iter: int = 100, init_dual: Tensor | None = None) -> Solution:
+    def solve(
+        self,
+        problem: Problem,
+        *,
+        tol: float = 1e-6,
+        max_iter: int = 100,
+        init_dual: Tensor | None = None,
+        identify: bool = False,
+    ) -> Solution:
         tasks, n, m = problem.features.shape
         new = problem.features.new_empty
         found = Solution(
@@ -176,7 +184,7 @@ class Emulator:
             active=new((tasks, m // problem.group_size), dtype=torch.bool),
         )
         start = 0 if init_dual is None else init_dual.data_ptr()
-        arguments = _SolveArguments(problem.batch(), tol, max_iter, False, start, 0, *(field.data_ptr() for field in found))
+        arguments = _SolveArguments(problem.batch(), tol, max_iter, identify, start, 0, *(field.data_ptr() for field in found))
         self._call("solve", problem, arguments)
         return found
 

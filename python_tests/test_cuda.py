@@ -272,3 +272,18 @@ def test_any_device_of_the_process():
     for device in ("cuda:1", "cuda:0"):
         assert_close(gradient(features.to(device)), gradient(features), 1e-9)
         assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_of_many_derivatives_the_smallest_as_on_the_cpu(dtype):
+    """Centred features, whose dual is free along the all-ones direction where the face allows it; at the default tolerance."""
+    features = make_features(dtype=dtype)
+    features = features - features.mean(-2, keepdim=True)
+    answers = []
+    for device in ("cpu", "cuda"):
+        leaf = features.to(device).requires_grad_()
+        found = solve(leaf, lambda1=0.02, lambda2=0.05)
+        answers.append((found.status.cpu(), torch.autograd.grad(found.weights.square().sum(), leaf)[0].cpu()))
+    (expected_status, expected), (found_status, found) = answers
+    assert torch.equal(found_status, expected_status)
+    assert float((found - expected).norm()) < (1e-4 if dtype == torch.float32 else 1e-5) * float(expected.norm())

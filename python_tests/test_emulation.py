@@ -52,9 +52,10 @@ def random_problem(rng, *, n_tasks=2, n_way=4, n_samples=10, n_features=30, lamb
     )
 
 
-def solve_on_cpu(problem, tol, init_dual=None):
+def solve_on_cpu(problem, tol, init_dual=None, identify=False):
     inputs = (problem.features, problem.labels, problem.sample_weight, problem.lambda1, problem.lambda2, init_dual)
-    return Solution(*_ops.solve(*inputs, None, problem.n_way, problem.group_size, problem.dual_reg, tol, 100, "ignore", False))
+    options = (problem.n_way, problem.group_size, problem.dual_reg, tol, 100, "ignore", identify)
+    return Solution(*_ops.solve(*inputs, None, *options))
 
 
 def derivatives_on_cpu(problem, solution, cotangent, tangents):
@@ -183,6 +184,16 @@ def test_without_ridge_and_weights_the_solution_is_unique(emulator, rng):
     found = assert_certified(emulator, ratio_problem(rng.normal(size=(12, 20)), np.arange(12) % 3, 3, 1.0, 0.0), 1e-6)
     assert int(found.status) == StatusCode.CONVERGED
     assert not found.active.any()
+
+
+@pytest.mark.parametrize("lambda2", [0.0, 0.1])
+def test_one_class_has_no_weights(emulator, rng, lambda2):
+    problem = random_problem(rng, n_way=1)
+    problem.lambda2.fill_(lambda2)
+    found = emulator.solve(problem)
+    assert (found.status == StatusCode.CONVERGED).all()
+    assert (found.weights == 0).all() and (found.dual == 1).all()
+    assert (found.objective == 0).all() and (found.gap == 0).all()
 
 
 def test_without_ridge_the_gradient_is_nan(emulator, rng):

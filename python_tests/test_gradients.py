@@ -217,6 +217,22 @@ def test_a_learnt_zero_weight_has_a_gradient(rng):
     assert float(change) == pytest.approx(float(gradient[0]), rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize("lambda1", [0.0, 0.2])
+def test_an_absent_sample_has_a_gradient_of_zero_and_changes_no_other(rng, lambda1):
+    features, labels = (torch.from_numpy(a) for a in episode(rng, 3, 9, 300))
+    weight = torch.ones(10, dtype=torch.float64)
+    weight[4] = 0
+    padded = torch.cat((features[:4], torch.full((1, 300), torch.nan).double(), features[4:]))
+    options = {"lambda1": lambda1, "lambda2": 0.3, "n_way": 3}
+    cotangent = torch.from_numpy(rng.normal(size=(3, 300)))
+    leaf, short = padded.requires_grad_(), features.requires_grad_()
+    found = sparsesvm.solve(leaf, torch.cat((labels[:4], labels[:1], labels[4:])), sample_weight=weight, **options)
+    (gradient,) = torch.autograd.grad((found.weights * cotangent).sum(), leaf)
+    (expected,) = torch.autograd.grad((sparsesvm.solve(short, labels, **options).weights * cotangent).sum(), short)
+    assert (gradient[4] == 0).all()
+    assert torch.equal(torch.cat((gradient[:4], gradient[5:])), expected)
+
+
 def test_second_derivatives_raise(rng):
     features, weight = inputs(rng)
     (gradient,) = torch.autograd.grad(weights(features, 0.2, 0.3, weight).square().sum(), features, create_graph=True)

@@ -100,10 +100,14 @@ def test_explicit_zeros_and_empty_rows_and_columns():
     assert not found.active[[1, 3, 4]].any()
 
 
-def test_one_class_has_no_weights():
-    found = sparsesvm.solve(FEATURES.to_sparse_csr(), LABELS * 0, lambda1=0.1, lambda2=0.1, n_way=1)
-    assert found.status == sparsesvm.StatusCode.CONVERGED
-    assert not found.active.any()
+@pytest.mark.parametrize("lambda2", [0.0, 0.1])
+def test_one_class_has_no_weights(lambda2):
+    for features in (FEATURES, FEATURES.to_sparse_csr()):
+        found = sparsesvm.solve(features, LABELS * 0, lambda1=0.1, lambda2=lambda2, n_way=1)
+        assert found.status == sparsesvm.StatusCode.CONVERGED
+        assert not found.active.any()
+        assert (found.weights == 0).all() and (found.dual == 1).all()
+        assert found.objective == 0 and found.gap == 0
 
 
 def test_no_feature_without_entries():

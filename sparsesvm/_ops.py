@@ -45,7 +45,7 @@ def solve(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Check the values, solve, report failures. Returns the fields of `Solution`.
 
-    `identify`: go on until the active sets are known, as a derivative needs it; not on a CUDA device.
+    `identify`: go on until the active sets are known, as a derivative needs it.
 
     On a CUDA device values are neither checked nor looked at, so that nothing waits for the device, but for a report of failures.
     """

@@ -78,12 +78,12 @@ def solve(
     on_failure="ignore" and n_way given nothing does, so that the call can be captured in a CUDA graph. Values are not looked
     at there: a task whose features, labels, weights or penalties are out of range has the status NON_FINITE and weights that
     are NaN, other tasks are unharmed; the gradient of a task that did not converge does not warn, and that of one with
-    lambda2 = 0 is NaN. The active sets are as the certificate finds them (see below).
+    lambda2 = 0 is NaN.
 
     On the CPU tasks share torch's threads (`torch.set_num_threads`), whose number does not change the result. A process
     forked after these were used solves on one thread, and sets torch to one, which would else wait for ever.
 
-    Where an input records a gradient (or has a tangent), a solve on the CPU goes on beyond the certificate until the active
+    Where an input records a gradient (or has a tangent), a solve goes on beyond the certificate until the active
     groups and dual entries are those of the solution by an estimate, which a certificate alone does not promise; the weights
     then differ within tol from those of the same call without. Where the sets cannot be decided (a kink, copies of a sample)
     the status is NOT_IDENTIFIED: the solution is within tol, and its gradient one of several.

@@ -10,7 +10,7 @@ namespace {
 using namespace sparsesvm::binding;
 using sparsesvm::index;
 
-// The kernels take `identify` and stop at the certificate all the same: the active sets are as they are then. They start from the dual.
+// The kernels start from the dual only.
 void solve(bool is_double, PROBLEM_PARAMETERS, double tol, index max_iter, bool identify, address init_dual, address init_weights,
            address weights, address dual, address gap, address objective, address n_iter, address status, address active,
            LAUNCH_PARAMETERS) {

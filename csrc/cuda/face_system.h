@@ -1,11 +1,13 @@
-// The face system H alpha = Z'R of the derivatives (core/svm/face_system.h): built by the team, solved by its first block, or by
-// conjugate gradients where it is too large.
+// The face system of the derivatives (core/svm/face_system.h) in its orthonormal coordinates: built by the team, solved by its
+// first block, or by conjugate gradients where it is too large.
 #pragma once
 
 #include <cmath>
 
-#include "cuda/cholesky.h"
+#include "core/linear_algebra/conjugate_gradients.h"
+#include "core/svm/face_rules.h"
 #include "cuda/panel.h"
+#include "cuda/smallest_solution.h"
 
 SPARSESVM_BEGIN
 namespace gpu {
@@ -38,23 +40,61 @@ class FaceSystem {
  public:
   SPARSESVM_HD FaceSystem(Team team, const DiffWorkspace<T>& d) : team_(team), d_(d), task_(d.task), s_(d.face), panel_(d.panel) {}
 
-  // q (n, k) = Z alpha with H alpha = Z' right. `dual` (n_samples, k) selects the face: its exact zeros stay zero.
-  SPARSESVM_HD void solve(const T* dual) {
+  // The system on the face that `dual` (n_samples, k) selects: its exact zeros stay zero.
+  SPARSESVM_HD void prepare(const T* dual) {
     collect(dual);
-    if (size_ > 0) {
-      if (size_ <= s_.max_size) {
-        build();
-        if (team_.part() == 0) solve_dense();
-      } else {
-        solve_iteratively();
-      }
+    if (size_ == 0 || !is_dense()) return;
+    build();
+    if (team_.part() == 0) {
+      n_flat_ = factor_smallest(team_, s_.dense, size_, flat_curvature<T>(task_.n, size_), task_.counts, panel_.group_weight);
+    }
+  }
+
+  // q (n, k), for the right-hand side (n, k). Conjugate gradients overwrite x and partial sums of the workspace.
+  SPARSESVM_HD void solve(const double* right, double* q) {
+    team_.sync_team();
+    double rounding = 0;
+    for (int e = team_.rank(); e < task_.n * task_.k; e += team_.size()) rounding += 1e-31 * right[e] * right[e];
+    rounding = team_.sum(rounding);
+    double* alpha = is_dense() ? s_.alpha : s_.right;
+    reduce(right, alpha);
+    if (is_dense()) {
+      if (team_.part() == 0 && size_ > 0) solve_smallest(team_, s_.dense, size_, n_flat_, alpha);
+    } else {
+      iterate(rounding);
     }
     team_.sync_team();
-    expand(s_.alpha, d_.q);
+    for (int i = team_rank(team_); i < task_.n; i += team_size(team_)) {
+      for (int l = 0; l < task_.k; ++l) q[i * task_.k + l] = 0;
+    }
+    add_expanded(s_.alpha, q);
+  }
+
+  // Takes the part along directions without curvature from a matrix (n, k): there the dual is not unique.
+  SPARSESVM_HD void remove_flat(double* matrix) {
+    if (size_ == 0 || (!is_dense() && task_.smoothing > 0)) return;  // which is curvature
     team_.sync_team();
+    reduce(matrix, s_.part);
+    if (is_dense()) {
+      for (int f = team_rank(team_); f < size_; f += team_size(team_)) s_.alpha[f] = s_.part[f];
+      team_.sync_team();
+      if (team_.part() == 0) project_off_flat(team_, s_.dense, size_, n_flat_, s_.alpha);
+    } else {
+      // What is left of the matrix after a solution of H x = H matrix has no curvature.
+      for (int f = team_rank(team_); f < size_; f += team_size(team_)) s_.direction[f] = s_.part[f];
+      team_.sync_team();
+      apply(s_.direction, s_.right);
+      if (!iterate(0.0)) return;
+    }
+    team_.sync_team();
+    for (int f = team_rank(team_); f < size_; f += team_size(team_)) s_.alpha[f] -= s_.part[f];
+    team_.sync_team();
+    add_expanded(s_.alpha, matrix);
   }
 
  private:
+  SPARSESVM_HD bool is_dense() const { return size_ <= s_.max_size; }
+
   SPARSESVM_HD void collect(const T* dual) {
     const int n = task_.n, k = task_.k;
     team_.sync_team();
@@ -68,6 +108,7 @@ class FaceSystem {
         }
         s_.base[i] = base;
         s_.first[i] = larger(positive - 1, 0);
+        s_.shift[i] = orthonormal_shift(s_.first[i]);
       }
       team_.sync();
       add_before(team_, s_.first, n, task_.counts);
@@ -88,7 +129,7 @@ class FaceSystem {
   // H in full. Ends with a barrier of the team.
   SPARSESVM_HD void build() {
     const int n = task_.n, g = task_.g, width = PanelArrays::groups(task_), stride = panel_.product_stride;
-    for (int e = team_rank(team_); e < size_ * size_; e += team_size(team_)) s_.matrix[e] = 0;
+    for (int e = team_rank(team_); e < size_ * size_; e += team_size(team_)) s_.dense.matrix[e] = 0;
     for (int e = team_rank(team_); e < n * n; e += team_size(team_)) s_.gram[e] = 0;
     const int count = list_groups(team_, task_, panel_, d_.active, 1);
     for (int begin = 0; begin < count; begin += width) {
@@ -105,18 +146,27 @@ class FaceSystem {
       if (!(task_.lambda1 > 0)) continue;
       for (int e = team_rank(team_); e < filled * size_; e += team_size(team_)) write_product(begin, e / size_, e % size_);
       team_.sync_team();
-      add_rank_update(team_rank(team_), team_size(team_), panel_.product, stride, panel_.group_weight, filled, size_, s_.matrix,
-                      size_);
+      add_rank_update(team_rank(team_), team_size(team_), panel_.product, stride, panel_.group_weight, filled, size_,
+                      s_.dense.matrix, size_);
     }
     team_.sync_team();
     const double inverse = 1 / task_.lambda2;
     for (int e = team_rank(team_); e < size_ * size_; e += team_size(team_)) {
       const int a = e / size_, b = e % size_, i = s_.sample[a], i2 = s_.sample[b];
       const int la = s_.label[a], lb = s_.label[b], ba = s_.base[i], bb = s_.base[i2];
-      double value = s_.matrix[e] + s_.gram[i * n + i2] * ((la == lb) - (la == bb) - (ba == lb) + (ba == bb));
+      double value = s_.dense.matrix[e] + s_.gram[i * n + i2] * ((la == lb) - (la == bb) - (ba == lb) + (ba == bb));
       value *= inverse;
       if (i == i2) value += task_.smoothing / task_.weight[i] * ((la == lb) + 1);
-      s_.matrix[e] = value;
+      s_.dense.matrix[e] = value;
+    }
+    team_.sync_team();
+    // To orthonormal coordinates, first the rows, then the columns: a thread has one sample's entries in one of them.
+    for (int e = team_rank(team_); e < n * size_; e += team_size(team_)) {
+      make_orthonormal(e / size_, s_.dense.matrix + e % size_, size_);
+    }
+    team_.sync_team();
+    for (int e = team_rank(team_); e < n * size_; e += team_size(team_)) {
+      make_orthonormal(e % n, s_.dense.matrix + static_cast<index>(e / n) * size_);
     }
     team_.sync_team();
   }
@@ -132,100 +182,52 @@ class FaceSystem {
     panel_.product[static_cast<index>(p) * panel_.product_stride + f] = total;
   }
 
-  // Entry f of Z' matrix.
-  SPARSESVM_HD double reduce(const double* matrix, int f) const {
-    const int i = s_.sample[f];
-    return matrix[i * task_.k + s_.label[f]] - matrix[i * task_.k + s_.base[i]];
-  }
-
-  // out (n, k) = Z alpha
-  SPARSESVM_HD void expand(const double* alpha, double* out) {
-    const int k = task_.k;
+  // out = Z' matrix
+  SPARSESVM_HD void reduce(const double* matrix, double* out) const {
     for (int i = team_rank(team_); i < task_.n; i += team_size(team_)) {
-      for (int l = 0; l < k; ++l) out[i * k + l] = 0;
-      double total = 0;
       for (int f = s_.first[i]; f < s_.first[i + 1]; ++f) {
-        out[i * k + s_.label[f]] = alpha[f];
-        total += alpha[f];
+        out[f] = matrix[i * task_.k + s_.label[f]] - matrix[i * task_.k + s_.base[i]];
       }
-      if (s_.first[i] < s_.first[i + 1]) out[i * k + s_.base[i]] = -total;
-    }
-  }
-
-  // A small multiple of Z'Z makes the factor safe; the refinement steps are proximal-point iterations from zero, which remove that
-  // bias and converge to the solution of smallest ||Q||. By the first block.
-  SPARSESVM_HD void solve_dense() {
-    const int stride = size_ + 1;
-    double trace = 0;
-    for (int f = team_.rank(); f < size_; f += team_.size()) trace += s_.matrix[static_cast<index>(f) * size_ + f];
-    trace = team_.sum(trace);
-    const double ridge = trace > 0 ? 1e-10 * trace / size_ : 1.0;
-    for (int e = team_.rank(); e < size_ * size_; e += team_.size()) {
-      const int a = e / size_, b = e % size_;
-      s_.factor[static_cast<index>(a) * stride + b] =
-          s_.matrix[e] + (s_.sample[a] == s_.sample[b] ? (a == b ? 2 * ridge : ridge) : 0.0);
-    }
-    for (int f = team_.rank(); f < size_; f += team_.size()) {
-      s_.alpha[f] = 0;
-      s_.residual[f] = reduce(d_.right, f);
-    }
-    team_.sync();
-    append_column(team_, s_.factor, size_, s_.residual);
-    factor_cholesky(team_, s_.factor, size_, stride, 0.01 * ridge, panel_.group_weight);
-    for (int step = 0; step < 3; ++step) {
-      if (step > 0) solve_lower(team_, s_.factor, size_, stride, s_.residual);
-      solve_upper(team_, s_.factor, size_, stride, s_.search);
-      for (int f = team_.rank(); f < size_; f += team_.size()) s_.alpha[f] += s_.search[f];
-      team_.sync();
-      if (step == 2) break;
-      for (int f = team_.warp(); f < size_; f += team_.warps()) {
-        double total = 0;
-        for (int h = team_.lane(); h < size_; h += lanes) total += s_.matrix[static_cast<index>(f) * size_ + h] * s_.alpha[h];
-        total = team_.warp_sum(total);
-        if (team_.lane() == 0) s_.residual[f] = reduce(d_.right, f) - total;
-      }
-      team_.sync();
-    }
-  }
-
-  // Conjugate gradients from zero; in exact arithmetic the iterates stay in the range of H, which is the minimum-norm choice.
-  SPARSESVM_HD void solve_iteratively() {
-    double rho = 0;
-    for (int f = team_rank(team_); f < size_; f += team_size(team_)) {
-      s_.alpha[f] = 0;
-      s_.residual[f] = s_.search[f] = reduce(d_.right, f);
+      make_orthonormal(i, out);
     }
     team_.sync_team();
-    rho = product(s_.residual, s_.residual);
-    const double enough = 1e-26 * rho;
-    for (int step = 0; step < 2 * size_ && rho > enough; ++step) {
-      apply(s_.search, s_.image);
-      const double curvature = product(s_.search, s_.image);
-      if (!(curvature > 0)) break;
-      const double length = rho / curvature;
-      for (int f = team_rank(team_); f < size_; f += team_size(team_)) {
-        s_.alpha[f] += length * s_.search[f];
-        s_.residual[f] -= length * s_.image[f];
-      }
-      team_.sync_team();
-      const double next = product(s_.residual, s_.residual), ratio = next / rho;
-      rho = next;
-      for (int f = team_rank(team_); f < size_; f += team_size(team_)) s_.search[f] = s_.residual[f] + ratio * s_.search[f];
-      team_.sync_team();
-    }
   }
 
-  SPARSESVM_HD double product(const double* left, const double* right) const {
+  // matrix (n, k) += Z x; overwrites x.
+  SPARSESVM_HD void add_expanded(double* x, double* matrix) const {
+    for (int i = team_rank(team_); i < task_.n; i += team_size(team_)) {
+      make_orthonormal(i, x);
+      for (int f = s_.first[i]; f < s_.first[i + 1]; ++f) {
+        matrix[i * task_.k + s_.label[f]] += x[f];
+        matrix[i * task_.k + s_.base[i]] -= x[f];
+      }
+    }
+    team_.sync_team();
+  }
+
+  // x = M^(-1/2) x for the entries of sample i, `stride` apart.
+  SPARSESVM_HD void make_orthonormal(int i, double* x, index stride = 1) const {
     double total = 0;
-    for (int f = team_.rank(); f < size_; f += team_.size()) total += left[f] * right[f];
-    return team_.sum(total);
+    for (int f = s_.first[i]; f < s_.first[i + 1]; ++f) total += x[f * stride];
+    for (int f = s_.first[i]; f < s_.first[i + 1]; ++f) x[f * stride] -= s_.shift[i] * total;
   }
 
-  // out = H alpha without forming H: Z' (F (D (Z alpha)' F / lambda2)' + smoothing).
-  SPARSESVM_HD void apply(const double* alpha, double* out) {
+  // alpha = the solution for `right`, which leaves at most `rounding` of its square.
+  SPARSESVM_HD bool iterate(double rounding) {
+    return solve_singular(
+        team_, size_, rounding, flat_curvature<T>(task_.n, size_), 20 * usual_iterations,
+        [this] { apply(s_.direction, s_.image); }, [](double*) {}, s_.right, s_.alpha,
+        {s_.residual, s_.direction, s_.image}, s_.met);
+  }
+
+  // out = H x without forming H: Z' (F (D (Z x)' F / lambda2)' + smoothing).
+  SPARSESVM_HD void apply(const double* x, double* out) {
     const int n = task_.n, k = task_.k;
-    expand(alpha, s_.rows);
-    team_.sync_team();
+    for (int i = team_rank(team_); i < n; i += team_size(team_)) {
+      for (int f = s_.first[i]; f < s_.first[i + 1]; ++f) out[f] = x[f];
+      for (int l = 0; l < k; ++l) s_.rows[i * k + l] = 0;
+    }
+    add_expanded(out, s_.rows);
     combine_rows(team_, task_.rows, n, s_.rows, k, task_.m, task_.columns(task_.own_groups(team_)), d_.x);
     team_.sync();
     apply_link_derivative(team_, d_, d_.x, d_.x);
@@ -236,8 +238,7 @@ class FaceSystem {
       s_.products[e] = add_chunks(d_.partial, task_.n_chunks, n, k, e) + task_.smoothing / task_.weight[e / k] * s_.rows[e];
     }
     team_.sync_team();
-    for (int f = team_rank(team_); f < size_; f += team_size(team_)) out[f] = reduce(s_.products, f);
-    team_.sync_team();
+    reduce(s_.products, out);
   }
 
   Team team_;
@@ -246,6 +247,7 @@ class FaceSystem {
   const FaceArrays& s_;
   const PanelArrays& panel_;
   int size_ = 0;
+  int n_flat_ = 0;  // directions without curvature, known to the first block
 };
 
 }  // namespace gpu

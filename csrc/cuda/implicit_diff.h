@@ -25,7 +25,10 @@ class ImplicitDiff {
     team_.sync();
     multiply(task_.rows, 0, n, d_.p);
     for (int e = team_rank(team_); e < n * k; e += team_size(team_)) d_.right[e] = add_chunks(d_.partial, task_.n_chunks, n, k, e);
-    FaceSystem<T, Team>(team_, d_).solve(dual_);
+    FaceSystem<T, Team> system(team_, d_);
+    system.prepare(dual_);
+    system.solve(d_.right, d_.q);
+    system.remove_flat(d_.residual);
     combine_rows(team_, task_.rows, n, d_.q, k, m, columns, d_.x);
     team_.sync();
     for (int b = groups.begin + team_.rank(); b < groups.end; b += team_.size()) subtract_from(cotangent, b);  // C' = C - Q'F
@@ -37,7 +40,7 @@ class ImplicitDiff {
     double* by_weight = arguments.grad_sample_weight + number * all;
     for (int i = team_rank(team_); i < all; i += team_size(team_)) {
       double total = 0;  // dc_i = (Y_i - Lambda_i) . (F P')_i; for absent samples the derivative to the right
-      for (int l = 0; l < k; ++l) total += slack(i, l) * add_chunks(d_.partial, task_.n_chunks, all, k, i * k + l);
+      for (int l = 0; l < k; ++l) total += per_weight(i, l) * add_chunks(d_.partial, task_.n_chunks, all, k, i * k + l);
       by_weight[task_.sample[i]] = total;
     }
     double by_lambda1 = 0, by_lambda2 = 0;
@@ -45,7 +48,7 @@ class ImplicitDiff {
       by_lambda1 -= d_.by_group[2 * b];
       by_lambda2 -= d_.by_group[2 * b + 1];
     }
-    for (int e = team_.rank(); e < n * k; e += team_.size()) by_lambda2 += task_.smoothing * d_.q[e] * slack(e / k, e % k);
+    for (int e = team_.rank(); e < n * k; e += team_.size()) by_lambda2 += task_.smoothing * d_.q[e] * per_weight(e / k, e % k);
     by_lambda1 = team_.sum(by_lambda1);
     by_lambda2 = team_.sum(by_lambda2);
     if (team_.part() == 0 && team_.rank() == 0) {
@@ -61,9 +64,14 @@ class ImplicitDiff {
     const Rows<T> df{arguments.tangent_features + number * all * m, m, task_.sample};
     const double* dc = arguments.tangent_sample_weight + number * all;
     const double d1 = arguments.tangent_lambda1[number], d2 = arguments.tangent_lambda2[number];
+    FaceSystem<T, Team> system(team_, d_);
+    system.prepare(dual_);
+    system.remove_flat(d_.residual);
     // Explicit change of V at fixed dual: (diag(c) Y - A)' dF + (dc (Y - Lambda))' F.
     combine_rows(team_, df, n, d_.residual, k, m, columns, d_.x);
-    for (int e = team_rank(team_); e < n * k; e += team_size(team_)) d_.q[e] = slack(e / k, e % k) * dc[task_.sample[e / k]];
+    for (int e = team_rank(team_); e < n * k; e += team_size(team_)) {
+      d_.q[e] = per_weight(e / k, e % k) * dc[task_.sample[e / k]];
+    }
     team_.sync_team();
     combine_rows(team_, task_.rows, n, d_.q, k, m, columns, d_.p);
     team_.sync();
@@ -73,7 +81,7 @@ class ImplicitDiff {
         double total = d_.x[e] + d_.p[e];
         for (int i = n; i < all; ++i) {  // samples of weight zero whose weight grows
           const double change = dc[task_.sample[i]];
-          if (change != 0) total += change * slack(i, l) * static_cast<double>(task_.rows[i][j]);
+          if (change != 0) total += change * per_weight(i, l) * static_cast<double>(task_.rows[i][j]);
         }
         d_.x[e] = total;
       }
@@ -92,12 +100,14 @@ class ImplicitDiff {
     team_.sync();
     multiply(task_.rows, 0, n, d_.p);
     for (int e = team_rank(team_); e < n * k; e += team_size(team_)) {
-      d_.right[e] = add_chunks(d_.partial, task_.n_chunks, n, k, e) - task_.smoothing / task_.lambda2 * d2 * slack(e / k, e % k);
+      d_.right[e] = add_chunks(d_.partial, task_.n_chunks, n, k, e) -
+                    task_.smoothing / task_.lambda2 * d2 * per_weight(e / k, e % k);
     }
     multiply(df, 0, n, d_.w);
     for (int e = team_rank(team_); e < n * k; e += team_size(team_)) d_.right[e] += add_chunks(d_.partial, task_.n_chunks, n, k, e);
-    // Conjugate gradients overwrite x; p stays.
-    FaceSystem<T, Team>(team_, d_).solve(dual_);
+    // Unlike that of the other product it need not be in the range of the system. Overwrites x, p stays.
+    system.remove_flat(d_.right);
+    system.solve(d_.right, d_.q);
     combine_rows(team_, task_.rows, n, d_.q, k, m, columns, d_.x);
     team_.sync();
     apply_link_derivative(team_, d_, d_.x, d_.x);
@@ -142,6 +152,11 @@ class ImplicitDiff {
     for (int e = team_rank(team_); e < task_.n * k; e += team_size(team_))
       d_.residual[e] = task_.weight[e / k] * slack(e / k, e % k);
     team_.sync_team();
+  }
+
+  // What V_l gains per unit of a sample's weight, times its features: Y - Lambda less what `remove_flat` took.
+  SPARSESVM_HD double per_weight(int i, int l) const {
+    return i < task_.n ? d_.residual[i * task_.k + l] / task_.weight[i] : slack(i, l);
   }
 
   // Y - Lambda

@@ -16,8 +16,9 @@ template <typename T, class Team>
 class NewtonStep {
  public:
   // The two steps of a line search, see below, as functions of their own.
-  static SPARSESVM_HD SPARSESVM_NOINLINE double step(Team team, const SolveWorkspace<T>& w, double gap, double target) {
-    return NewtonStep(team, w).step(gap, target);
+  static SPARSESVM_HD SPARSESVM_NOINLINE double step(Team team, const SolveWorkspace<T>& w, double gap, double target,
+                                                     double share) {
+    return NewtonStep(team, w).step(gap, target, share);
   }
   static SPARSESVM_HD SPARSESVM_NOINLINE void shorten(Team team, const SolveWorkspace<T>& w, double at_zero, double at_one) {
     NewtonStep(team, w).shorten(at_zero, at_one);
@@ -37,11 +38,11 @@ class NewtonStep {
       : team_(team), w_(w), task_(w.task), state_(w.state), model_(w.model), panel_(w.panel) {}
 
   // Moves the dual, and returns the derivative along the step where it began; zero when the model is too large or gives no descent,
-  // and nothing has moved. Expects the state evaluated.
-  SPARSESVM_HD double step(double gap, double target) {
+  // and nothing has moved. Expects the state evaluated. The model is solved to a `share` of the gap, or of the target.
+  SPARSESVM_HD double step(double gap, double target, double share) {
     if (!choose_candidates(gap)) return 0;
     build();
-    const double model_target = task_.lambda1 == 0 ? 1e-3 * target : larger(0.1 * gap, 0.1 * target);
+    const double model_target = task_.lambda1 == 0 ? 1e-3 * target : share * larger(gap, target);
     for (int round = 0; round < max_refinements; ++round) {
       if (team_.part() == 0) minimise_model(team_, task_, model_, panel_.group_weight, model_target, max_rounds);
       set_direction();

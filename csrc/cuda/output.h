@@ -57,6 +57,11 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool change_weights(Team team, const SolveWorksp
   return true;
 }
 
+template <typename T, class Team>
+SPARSESVM_HD void write_status(Team team, const SolveArguments<T>& arguments, index number, Status status) {
+  if (team.part() == 0 && team.rank() == 0) arguments.status[number] = static_cast<std::int8_t>(status);
+}
+
 // The solution that `state` holds, with the groups of `model.on` as the active ones.
 template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspace<T>& w, const SolveArguments<T>& arguments,
@@ -84,8 +89,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspa
     arguments.gap[number] = finite ? w.state.gap : nan;
     arguments.objective[number] = finite ? w.state.objective : nan;
     arguments.n_iter[number] = iterations;
-    arguments.status[number] = static_cast<std::int8_t>(status);
   }
+  write_status(team, arguments, number, status);
   // Samples of weight zero take the probabilities they would have if their weight grew. Their features may be anything.
   if (absent == 0) return;
   multiply_rows(team, task, task.rows, n, absent, w.state.w, w.state.partial);

@@ -19,6 +19,7 @@
 
 #include "core/basics.h"
 #include "core/macros.h"
+#include "core/team.h"
 
 #if defined(__CUDA_ARCH__)
 #define SPARSESVM_UNROLL _Pragma("unroll")
@@ -40,16 +41,6 @@ struct Range {
 SPARSESVM_HD inline Range share(int count, int part, int parts) {
   return {static_cast<int>(static_cast<index>(count) * part / parts),
           static_cast<int>(static_cast<index>(count) * (part + 1) / parts)};
-}
-
-// Where a thread stands among all threads of its team.
-template <class Team>
-SPARSESVM_HD int team_rank(Team team) {
-  return team.part() * team.size() + team.rank();
-}
-template <class Team>
-SPARSESVM_HD int team_size(Team team) {
-  return team.parts() * team.size();
 }
 
 // Lists, in order, the positions for which `wanted` holds; returns how many, to every thread of the block. `counts` has one entry

@@ -237,18 +237,34 @@ struct SolveWorkspace {
   }
 };
 
+// A dense system that may be singular (smallest_solution.h), of at most `largest` unknowns.
+struct SmallestArrays {
+  double* matrix;  // (size, size)
+  double* factor;  // (size + 1, size + 1)
+  double* slope;   // (tied, free) flat directions, then the factor of their products (tied + 1, tied + 1)
+  double *scale, *right, *step, *solution, *along;  // (size)
+  int *free, *tied;                                 // (size) rows that are factored, and those that are left out
+  char *is_tied, *is_flat;                          // (size) by row; by tied row
+
+  SPARSESVM_HD void take(Arena& arena, index largest) {
+    matrix = arena.take<double>(largest * largest);
+    factor = arena.take<double>((largest + 1) * (largest + 1));
+    slope = arena.take<double>((largest + 1) * (largest + 1));
+    for (double** array : {&scale, &right, &step, &solution, &along}) *array = arena.take<double>(largest);
+    for (int** array : {&free, &tied}) *array = arena.take<int>(largest);
+    for (char** array : {&is_tied, &is_flat}) *array = arena.take<char>(largest);
+  }
+};
+
 // The system of the derivatives in the free dual coordinates (core/svm/face_system.h).
 struct FaceArrays {
-  int* base;    // (n) eliminated class of each sample
-  int* first;   // (n + 1) first free coordinate of each sample
-  int* sample;  // (n (k - 1)) of each free coordinate
+  SmallestArrays dense;
+  int* base;      // (n) eliminated class of each sample
+  int* first;     // (n + 1) first free coordinate of each sample
+  double* shift;  // (n) of the orthonormal coordinates
+  int* sample;    // (n (k - 1)) of each free coordinate
   int* label;
-  double* alpha;  // (n (k - 1))
-  double* residual;
-  double* search;
-  double* image;
-  double* matrix;    // (max_size, max_size)
-  double* factor;    // (max_size + 1, max_size + 1)
+  double *alpha, *right, *part, *residual, *direction, *image, *met;  // (n (k - 1))
   double* gram;      // (n, n), where a matrix is built
   double* rows;      // (n, k)
   double* products;  // (n, k)
@@ -258,16 +274,13 @@ struct FaceArrays {
   SPARSESVM_HD void take(Arena& arena, const Task<T>& task) {
     const index n = task.n_samples, k = task.k, size = n * larger<index>(k - 1, 1);
     max_size = n <= max_model_size ? static_cast<int>(smaller<index>(size, max_model_size)) : 0;
+    dense.take(arena, max_size);
     base = arena.take<int>(n);
     first = arena.take<int>(n + 1);
+    shift = arena.take<double>(n);
     sample = arena.take<int>(size);
     label = arena.take<int>(size);
-    alpha = arena.take<double>(size);
-    residual = arena.take<double>(size);
-    search = arena.take<double>(size);
-    image = arena.take<double>(size);
-    matrix = arena.take<double>(static_cast<index>(max_size) * max_size);
-    factor = arena.take<double>(static_cast<index>(max_size + 1) * (max_size + 1));
+    for (double** array : {&alpha, &right, &part, &residual, &direction, &image, &met}) *array = arena.take<double>(size);
     gram = arena.take<double>(max_size > 0 ? n * n : 0);
     rows = arena.take<double>(n * k);
     products = arena.take<double>(n * k);

@@ -13,6 +13,12 @@
 
 SPARSESVM_BEGIN
 
+// The largest pivot, of a matrix of unit diagonal, that makes a row a candidate.
+SPARSESVM_HD inline double loose_pivot(double flat, index size) {
+  const double loose = flat * static_cast<double>(size);
+  return loose > 1e-8 ? loose : 1e-8;
+}
+
 template <class Passes>
 class SmallestSolution {
  public:
@@ -34,8 +40,7 @@ class SmallestSolution {
     size_ = size;
     n_tied_ = 0;
     scale();
-    const double loose = flat * static_cast<double>(size);
-    select(loose > 1e-8 ? loose : 1e-8);
+    select(loose_pivot(flat, size));
     if (n_tied_ == 0) return;
     if (!keep_flat(flat)) select(flat);
     gram_ = slopes_ + n_tied_ * n_free_;

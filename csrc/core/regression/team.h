@@ -21,19 +21,14 @@
 #include "core/basics.h"
 #include "core/linear_algebra/cholesky.h"
 #include "core/macros.h"
+#include "core/team.h"
 
 SPARSESVM_BEGIN
 
 template <class Passes>
-class SerialTeam {
+class SerialTeam : public OneThread {
  public:
   static constexpr index padding = 0;
-
-  index rank() const { return 0; }
-  index size() const { return 1; }
-  void sync() const {}
-  double sum(double x) const { return x; }
-  double max(double x) const { return x; }
 
   void products(const double* const* left, index n_left, const double* right, index right_stride, index n_right, index length,
                 double scale, double* out, index out_stride) const {

@@ -23,6 +23,9 @@ class ActivePanel {
     w = arena.take<double>(k * stride);
     keep = arena.take<double>(stride / g);
     along_ = arena.take<double>(stride / g);
+    inverse_ = arena.take<double>(m / g);
+    given_ = arena.take<const T*>(n);
+    copied_ = arena.take<const double*>(n);
   }
 
   // Lists the active groups. With lambda1 = 0 the link is linear and every group counts, also one that is zero on the whole support
@@ -44,15 +47,30 @@ class ActivePanel {
     for (index b = 0; b < task.n_groups; ++b) {
       if (!(norm_[b] > 0) && task.lambda1 > 0) continue;
       group_[n_active] = b;
-      norm_[n_active++] = std::sqrt(norm_[b]);  // the list is never ahead of what it reads
+      const double norm = std::sqrt(norm_[b]);
+      inverse_[n_active] = norm > 0 ? 1 / norm : 0.0;
+      norm_[n_active++] = norm;  // the list is never ahead of what it reads
     }
   }
 
   // The next panel, from active group `first` on; returns the first group after it.
   index load(index first) {
     const index next = load_link(first);
-    for (index i = 0; i < task_->n; ++i) gather(task_->rows[i], f + i * stride);
+    for (index i = 0; i < task_->n && !contiguous_; ++i) gather(task_->rows[i], f + i * stride);
     return next;
+  }
+
+  // Calls body(rows) with the panel's part of the samples' features: where they lie if its columns are side by side, else copied
+  // to `f`.
+  template <class Body>
+  void with_features(const Body& body) {
+    if (contiguous_) {
+      for (index i = 0; i < task_->n; ++i) given_[i] = task_->rows[i] + column(0);
+      body(given_);
+    } else {
+      for (index i = 0; i < task_->n; ++i) copied_[i] = f + i * stride;
+      body(copied_);
+    }
   }
 
   // The same without the features.
@@ -64,10 +82,10 @@ class ActivePanel {
     contiguous_ = groups > 0 && group_[first + groups - 1] - group_[first] == groups - 1;
     for (index l = 0; l < k; ++l) {
       gather(weights_ + l * m, w + l * stride);
-      const double* norm = norm_ + first;
+      const double* inverse = inverse_ + first;
       const double* from = w + l * stride;
       double* unit = u + l * stride;
-      over_columns([&](index p, index j) { unit[j] = norm[p] > 0 ? from[j] / norm[p] : 0.0; });
+      over_columns([&](index p, index j) { unit[j] = inverse[p] * from[j]; });
     }
     for (index p = 0; p < groups; ++p) {
       const double shrunk = task_->lambda2 * norm_[first + p];
@@ -139,7 +157,7 @@ class ActivePanel {
   index n_active = 0;              // groups
   index stride = 0;                // of the panel's rows
   index groups = 0, width = 0;     // on the panel now
-  double *f, *u, *w;               // (n, stride), (k, stride), (k, stride)
+  double *f, *u, *w;               // (n, stride), (k, stride), (k, stride); see with_features
   double* keep;                    // (groups) 1 - t = lambda2 ||W_G|| / (lambda1 + lambda2 ||W_G||): what the link keeps across u
 
  private:
@@ -161,8 +179,10 @@ class ActivePanel {
   const Task<T>* task_ = nullptr;
   const T* weights_ = nullptr;
   index* group_;   // (groups) the active ones
-  double* norm_;   // (groups) of their weights
-  double* along_;  // (panel groups) scratch
+  double *norm_, *inverse_;  // (groups) of their weights, and one over it or zero
+  double* along_;            // (panel groups) scratch
+  const T** given_;          // (n)
+  const double** copied_;    // (n)
   index first_ = 0;
   bool contiguous_ = false;
 };

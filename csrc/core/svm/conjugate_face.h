@@ -4,6 +4,7 @@
 #include "core/linear_algebra/conjugate_gradients.h"
 #include "core/macros.h"
 #include "core/svm/face_steps.h"
+#include "core/team.h"
 
 SPARSESVM_BEGIN
 
@@ -55,8 +56,9 @@ class ConjugateFace : FaceSteps<Hessian> {
     }
     project(residual);
     conjugate_gradients(
-        c_.count(), accuracy * product(residual, residual), 0.0, max_iterations, [this] { apply(s_.conjugate, s_.image); },
-        [this](double* d) { project(d); }, s_.step, {residual, s_.conjugate, s_.image});
+        OneThread{}, c_.count(), accuracy * product(residual, residual), 0.0, max_iterations,
+        [this] { apply(s_.conjugate, s_.image); }, [this](double* d) { project(d); }, s_.step,
+        {residual, s_.conjugate, s_.image});
   }
 
   // Onto the directions that keep the face: zero off it, and of sum zero for each sample.

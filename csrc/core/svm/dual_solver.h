@@ -17,6 +17,7 @@
 #include "core/svm/sweep_costs.h"
 #include "core/svm/task.h"
 #include "core/svm/working_set.h"
+#include "core/team.h"
 
 SPARSESVM_BEGIN
 
@@ -55,12 +56,8 @@ class DualSolver {
 
  private:
   using Rules = ProximalRules;
+  using Finding = IdentificationRules;
   using Costs = SweepCosts<Passes, T>;
-
-  static constexpr double exact = 1e-10;     // share of sum_i c_i below which a gap leaves nothing to find
-  static constexpr double tolerated = sizeof(T) < sizeof(double) ? 1e-3 : 5e-6;  // error of the weights that a derivative is taken at
-  static constexpr double rounding = 1e-13;  // of a gap, as a share of sum_i c_i
-  static constexpr double closer = 1e-3;     // share of a gap to which the proximal method is to find the active sets
 
   // The proximal method, which takes over the memory of this one, all but the best dual; so close to the solution Newton steps on the
   // dual of a task that is not large may be exact after all. `certified`: the best dual has the caller's certificate, and this is to
@@ -68,9 +65,7 @@ class DualSolver {
   void solve_by_proximal(const SolveArguments<T>& arguments, index number, double target, index iterations, bool large,
                          bool certified = false) {
     const bool identify = arguments.identify && task_.lambda2 > 0;
-    // A step or two more know the sets: this close the method converges fast, as far as rounding lets the gap fall.
-    const double least = target < rounding * task_.total_weight ? target : rounding * task_.total_weight;
-    const double aim = large && identify ? std::fmax(closer * target, least) : target;
+    const double aim = large && identify ? Finding::aim(target, task_.total_weight) : target;
     const Status end = proximal_.solve(arguments, number, task_, aim, iterations + arguments.max_iter, iterations);
     const double gap = proximal_.gap();
     const bool undecided = certified || (identify && gap <= target);
@@ -96,11 +91,15 @@ class DualSolver {
     write(arguments, number, identify ? identify_sets(arguments.max_iter, iterations) : Status::converged, iterations);
   }
 
+  Identification find_sets() const {
+    return identify(OneThread{}, task_, state_, Finding::tolerated<T>(), [this] { return largest_squared_row(task_); });
+  }
+
   // Whether state_.dual and the weights that were written hold the sets of the solution.
   Status judge_sets(const std::uint8_t* active) {
     state_.evaluate(task_, state_.dual);
     state_.certify(task_);
-    bool sets = identify(task_, state_, tolerated).sets;
+    bool sets = find_sets().sets;
     for (index b = 0; b < task_.n_groups && task_.lambda1 > 0; ++b) sets = sets && (state_.norm[b] > task_.lambda1) == (active[b] != 0);
     return sets ? Status::converged : Status::not_identified;
   }
@@ -209,9 +208,10 @@ class DualSolver {
 
   void finish(const SolveArguments<T>& arguments, index number, Status status, index iterations) {
     if (arguments.identify && status == Status::converged) status = identify_sets(arguments.max_iter, iterations);
-    if (status == Status::not_identified && task_.k > 1 && iterations < arguments.max_iter && best_gap_ > exact * task_.total_weight) {
+    const bool inexact = best_gap_ > Finding::exact * task_.total_weight;
+    if (status == Status::not_identified && task_.k > 1 && iterations < arguments.max_iter && inexact) {
       // Newton steps have slowed down as where the certificate is out of reach.
-      solve_by_proximal(arguments, number, closer * best_gap_, iterations, false, true);
+      solve_by_proximal(arguments, number, Finding::closer * best_gap_, iterations, false, true);
       return;
     }
     write(arguments, number, status, iterations);
@@ -219,26 +219,26 @@ class DualSolver {
 
   // Goes on beyond the certificate until the active sets are known; the best dual stays.
   Status identify_sets(index max_iter, index& iterations) {
-    constexpr index max_steps = 10, max_slow = 3;  // slow: they do not halve the gap
     restore_best();
     const bool dropped = task_.lambda1 > 0 && prefer_no_weights();
-    Identification found = identify(task_, state_, tolerated);
+    Identification found = find_sets();
     if (dropped && !found.weights) {
       state_.evaluate(task_, state_.dual);
       state_.certify(task_);
     }
     bool repeated = false;
-    for (index step = 0, slow = 0; step < max_steps && slow < max_slow && !found.weights && iterations < max_iter; ++step, ++iterations) {
+    for (int step = 0, slow = 0; step < Finding::max_steps && slow < Finding::max_slow && !found.weights && iterations < max_iter;
+         ++step, ++iterations) {
       // Once the sets are known, the matrix of the last step serves a second time.
       repeated = !repeated && found.sets && NewtonStep<Passes, T>(task_, state_, newton_).repeat();
-      if (!repeated) advance(0.0, 1e-2);
+      if (!repeated) advance(0.0, Finding::share);
       state_.certify(task_);
       slow = state_.gap < 0.5 * best_gap_ ? 0 : slow + 1;
       best_is_current_ = state_.gap < best_gap_;
       if (!best_is_current_) continue;
       best_gap_ = state_.gap;
       keep_best();
-      found = identify(task_, state_, tolerated);
+      found = find_sets();
     }
     return found.sets ? Status::converged : Status::not_identified;
   }

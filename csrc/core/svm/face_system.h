@@ -15,7 +15,9 @@
 #include "core/linear_algebra/smallest_solution.h"
 #include "core/macros.h"
 #include "core/svm/active_panel.h"
+#include "core/svm/face_rules.h"
 #include "core/svm/task.h"
+#include "core/team.h"
 
 SPARSESVM_BEGIN
 
@@ -73,8 +75,7 @@ class FaceSystem {
         row_[size_] = n_free_;
         label_[size_++] = l;
       }
-      const double s = static_cast<double>(size_ - before);
-      shift_[i] = s > 0 ? (1 - 1 / std::sqrt(1 + s)) / s : 0.0;
+      shift_[i] = orthonormal_shift(size_ - before);
       if (size_ > before) free_[n_free_++] = i;
     }
     choose_method();
@@ -90,7 +91,7 @@ class FaceSystem {
       return;
     }
     complete();
-    dense_system_.factor(size_, flat_curvature());
+    dense_system_.factor(size_, flat_curvature<T>(task_->n, size_));
   }
 
   // Takes the part along directions without curvature from a matrix (n, k): there the dual is not unique. After `factor`; the panel is
@@ -117,32 +118,36 @@ class FaceSystem {
     if (task_->lambda1 > 0) {
       const index stride = panel.stride / g;
       for (index p = 0; p < groups; ++p) root_[p] = std::sqrt(1 - panel.keep[p]);
-      for (index f = 0; f < size_; ++f) {
-        const double* row = panel.f + sample_[f] * panel.stride;
-        const double* u = panel.u + label_[f] * panel.stride;
-        const double* u_base = panel.u + base_[sample_[f]] * panel.stride;
-        double* product = strip_ + f * stride;
-        if (g == 1) {
-          for (index p = 0; p < groups; ++p) product[p] = root_[p] * row[p] * (u[p] - u_base[p]);
-        } else {
-          for (index p = 0; p < groups; ++p) {
-            double total = 0;
-            for (index j = p * g; j < (p + 1) * g; ++j) total += row[j] * (u[j] - u_base[j]);
-            product[p] = root_[p] * total;
+      panel.with_features([&](const auto* const* rows) {
+        for (index f = 0; f < size_; ++f) {
+          const auto* row = rows[sample_[f]];
+          const double* u = panel.u + label_[f] * panel.stride;
+          const double* u_base = panel.u + base_[sample_[f]] * panel.stride;
+          double* product = strip_ + f * stride;
+          if (g == 1) {
+            for (index p = 0; p < groups; ++p) product[p] = root_[p] * static_cast<double>(row[p]) * (u[p] - u_base[p]);
+          } else {
+            for (index p = 0; p < groups; ++p) {
+              double total = 0;
+              for (index j = p * g; j < (p + 1) * g; ++j) total += static_cast<double>(row[j]) * (u[j] - u_base[j]);
+              product[p] = root_[p] * total;
+            }
           }
         }
-      }
+      });
       Passes::add_rank_update(strip_, size_, stride, groups, 1.0, dense_system_.matrix, size_);
       for (index p = 0; p < groups; ++p) {
         for (index j = p * g; j < (p + 1) * g; ++j) root_[j] = std::sqrt(panel.keep[p]);
       }
     }
     // Samples that are not free have no part in the system; the rows of the others move up.
-    for (index r = 0; r < n_free_; ++r) {
-      const double* from = panel.f + free_[r] * panel.stride;
-      double* to = panel.f + r * panel.stride;
-      for (index j = 0; j < width; ++j) to[j] = root_[j] * from[j];
-    }
+    panel.with_features([&](const auto* const* rows) {
+      for (index r = 0; r < n_free_; ++r) {
+        const auto* from = rows[free_[r]];
+        double* to = panel.f + r * panel.stride;
+        for (index j = 0; j < width; ++j) to[j] = root_[j] * static_cast<double>(from[j]);
+      }
+    });
     Passes::add_rank_update(panel.f, n_free_, panel.stride, width, 1.0, gram_, n_free_);
   }
 
@@ -173,25 +178,18 @@ class FaceSystem {
     return face < max_face_size ? face : max_face_size;
   }
 
-  // Curvature, as a share of the diagonal, that rounding can make: of the features in their own type, alike in all samples at worst,
-  // and of the sums in double precision. The square of four such errors.
-  double flat_curvature() const {
-    constexpr double rounding = sizeof(T) < sizeof(double) ? 0x1p-24 : 0x1p-53;
-    return 16 * (static_cast<double>(task_->n) * rounding * rounding + static_cast<double>(size_) * 0x1p-53);
-  }
-
   // A factor costs size^3 / 3 and the matrix size^2 per group; conjugate gradients need two products with the active columns per
-  // iteration, or one with the Gram matrix, and seldom more than `usual` iterations. Measured, their operations take 2 to 4 times as
-  // long.
+  // iteration, or one with the Gram matrix, and seldom more than the usual iterations. Measured, their operations take 2 to 4
+  // times as long.
   void choose_method() {
-    constexpr double usual = 120;
+    constexpr double usual = usual_iterations;
     const double r = static_cast<double>(size_), n = static_cast<double>(n_free_), k = static_cast<double>(task_->k);
     const double groups = task_->lambda1 > 0 ? static_cast<double>(n_columns_ / task_->group_size) : 0.0;
     const double factored = r * r * (r / 3 + groups);
     by_gram_ = task_->lambda1 == 0 && n_free_ <= square_ && n_free_ < 2 * n_columns_;
     const double product = n * k * (by_gram_ ? n + 20 : 2 * static_cast<double>(n_columns_) + 20);
     dense_ = size_ <= dense_size_ && factored < 3 * usual * product;
-    max_iterations_ = static_cast<index>(size_ <= dense_size_ ? 3 * usual : 20 * usual);
+    max_iterations_ = (size_ <= dense_size_ ? 3 : 20) * usual_iterations;
   }
 
   // Whether `add` adds anything up.
@@ -269,9 +267,9 @@ class FaceSystem {
       rhs_[e] = right[free_[e / k] * k + e % k];
       rounding += 1e-31 * rhs_[e] * rhs_[e];
     }
-    if (!iterate(panel, rounding)) return false;
+    const bool converged = iterate(panel, rounding);
     for (index e = 0; e < size; ++e) q[free_[e / k] * k + e % k] = iterate_[e];
-    return true;
+    return converged;
   }
 
   // What is left of the matrix on the face after a solution of H x = H matrix has no curvature.
@@ -289,40 +287,9 @@ class FaceSystem {
 
   // iterate_ = the solution for rhs_, which leaves at most `rounding` of its square.
   bool iterate(ActivePanel<T>& panel, double rounding) {
-    const index size = n_free_ * task_->k;
-    double squared = 0;
-    for (index e = 0; e < size; ++e) {
-      iterate_[e] = 0;
-      residual_[e] = rhs_[e];
-    }
-    project(residual_);
-    for (index e = 0; e < size; ++e) squared += residual_[e] * residual_[e];
-    const double enough = 1e-25 * squared > rounding ? 1e-25 * squared : rounding;
-    constexpr int max_flat = 8;  // one, and what rounding leaves of it
-    for (int n_flat = 0; n_flat < max_flat; ++n_flat) {
-      const ConjugateEnd end = conjugate_gradients(
-          size, enough, flat_curvature(), max_iterations_, [&] { apply(panel); }, [this](double* x) { project(x); }, iterate_,
-          {residual_, direction_, image_});
-      if (end != ConjugateEnd::flat) return end == ConjugateEnd::converged;
-      for (index e = 0; e < size; ++e) flat_[e] = direction_[e];
-      remove_along(flat_, iterate_);
-      for (index e = 0; e < size; ++e) direction_[e] = iterate_[e];
-      apply(panel);
-      for (index e = 0; e < size; ++e) residual_[e] = rhs_[e] - image_[e];
-      project(residual_);
-      remove_along(flat_, residual_);
-    }
-    return false;
-  }
-
-  // x less its part along a direction, both (free samples, k).
-  void remove_along(const double* direction, double* x) const {
-    double along = 0, squared = 0;
-    for (index e = 0; e < n_free_ * task_->k; ++e) {
-      along += direction[e] * x[e];
-      squared += direction[e] * direction[e];
-    }
-    for (index e = 0; e < n_free_ * task_->k; ++e) x[e] -= along / squared * direction[e];
+    return solve_singular(
+        OneThread{}, n_free_ * task_->k, rounding, flat_curvature<T>(task_->n, size_), max_iterations_, [&] { apply(panel); },
+        [this](double* x) { project(x); }, rhs_, iterate_, {residual_, direction_, image_}, flat_);
   }
 
   // image = the system times direction.

@@ -8,9 +8,8 @@
 
 #include <cmath>
 
+#include "core/basics.h"
 #include "core/macros.h"
-#include "core/svm/dual_state.h"
-#include "core/svm/task.h"
 
 SPARSESVM_BEGIN
 
@@ -19,25 +18,37 @@ struct Identification {
   bool weights;  // and every active group is known well
 };
 
-template <typename T>
-double largest_squared_row(const Task<T>& task) {
-  double largest = 0;
-  for (index i = 0; i < task.n; ++i) {
-    double squared = 0;
-    for (index j = 0; j < task.m; ++j) squared += static_cast<double>(task.rows[i][j]) * static_cast<double>(task.rows[i][j]);
-    largest = squared > largest ? squared : largest;
+struct IdentificationRules {
+  static constexpr double exact = 1e-10;     // share of sum_i c_i below which a gap leaves nothing to find
+  static constexpr double margin = 10;       // what the nearest change of a set has to be above the error
+  static constexpr double rounding = 1e-13;  // of a gap, as a share of sum_i c_i
+  static constexpr double closer = 1e-3;     // share of a gap to which the proximal method is to find the active sets
+  static constexpr double share = 1e-2;      // of the gap, to which the models of steps beyond the certificate are solved
+  static constexpr int max_steps = 10, max_slow = 3;  // of these steps; slow: they do not halve the gap
+
+  // Error of the weights that a derivative is taken at.
+  template <typename T>
+  SPARSESVM_HD static constexpr double tolerated() {
+    return sizeof(T) < sizeof(double) ? 1e-3 : 5e-6;
   }
-  return largest;
-}
+
+  // The gap at which a large task's sets are judged. A step or two more know the sets: this close the proximal method converges
+  // fast, as far as rounding lets the gap fall.
+  SPARSESVM_HD static double aim(double target, double total_weight) {
+    const double least = target < rounding * total_weight ? target : rounding * total_weight;
+    return closer * target > least ? closer * target : least;
+  }
+};
 
 // `accuracy` is the relative error allowed to the weights of the active groups, in their root mean square. Expects the state evaluated
-// and certified.
-template <class Passes, typename T>
-Identification identify(const Task<T>& task, const DualState<Passes, T>& state, double accuracy) {
-  constexpr double margin = 10;  // what the nearest change has to be above the error
-  const index k = task.k;
+// and certified. `largest_squared_row()` = max ||f_i||^2. Of a team all call it, and get the same.
+template <class Team, class Task, class State, class LargestSquaredRow>
+SPARSESVM_HD Identification identify(Team team, const Task& task, const State& state, double accuracy,
+                                     const LargestSquaredRow& largest_squared_row) {
+  constexpr double margin = IdentificationRules::margin;
+  const index n = task.n, k = task.k, n_groups = task.n_groups;
   double tie = 0, score = 0, nearest_use = 1e300;
-  for (index i = 0; i < task.n; ++i) {
+  for (index i = team.rank(); i < n; i += team.size()) {
     const double *g = state.gradient + i * k, *a = state.dual + i * k, *s = state.scores + i * k;
     double low = g[0];
     for (index l = 1; l < k; ++l) low = g[l] < low ? g[l] : low;
@@ -47,8 +58,11 @@ Identification identify(const Task<T>& task, const DualState<Passes, T>& state, 
       bound = (a[l] > 0) == (g[l] - low > bound) ? g[l] - low : bound;
     }
   }
+  tie = team.max(tie);
+  score = team.sum(score);
+  nearest_use = -team.max(-nearest_use);
   double squared = 0, inverse_squared = 0, active = 0, smallest = 1e300, nearest_group = 1e300;
-  for (index b = 0; b < task.n_groups && task.lambda1 > 0; ++b) {
+  for (index b = team.rank(); b < n_groups && task.lambda1 > 0; b += team.size()) {
     const double excess = (state.norm[b] - task.lambda1) / task.lambda2;
     double& bound = excess > 0 ? smallest : nearest_group;
     bound = std::fabs(excess) < bound ? std::fabs(excess) : bound;
@@ -57,13 +71,22 @@ Identification identify(const Task<T>& task, const DualState<Passes, T>& state, 
     inverse_squared += 1 / (excess * excess);
     ++active;
   }
-  for (index b = 0; b < task.n_groups && task.lambda1 == 0; ++b) squared += state.norm[b] * state.norm[b] / (task.lambda2 * task.lambda2);
+  for (index b = team.rank(); b < n_groups && task.lambda1 == 0; b += team.size()) {
+    squared += state.norm[b] * state.norm[b] / (task.lambda2 * task.lambda2);
+  }
+  squared = team.sum(squared);
+  inverse_squared = team.sum(inverse_squared);
+  active = team.sum(active);
+  smallest = -team.max(-smallest);
+  nearest_group = -team.max(-nearest_group);
   if (!(squared > 0)) {
     // Nothing depends on the dual if the weights are zero beyond doubt. With the hinge the gap is what the dual holds at the labels:
     // moved to other classes it leaves an optimal dual, and norms of V that are at most sqrt(2) gap ||f_i|| larger.
     const double room = nearest_group * task.lambda2;
-    const bool exact = state.gap <= 1e-10 * task.total_weight ||
-                       (task.lambda1 > 0 && task.smoothing == 0 && room * room > 2 * state.gap * state.gap * largest_squared_row(task));
+    bool exact = state.gap <= IdentificationRules::exact * task.total_weight;
+    if (!exact && task.lambda1 > 0 && task.smoothing == 0) {
+      exact = room * room > 2 * state.gap * state.gap * largest_squared_row();
+    }
     return {exact, exact};
   }
   if (task.lambda1 == 0) {  // no group decides anything
@@ -72,15 +95,19 @@ Identification identify(const Task<T>& task, const DualState<Passes, T>& state, 
     active = 1;
   }
   // A row's length as the weights see it, which is less than it is.
-  const double row = std::sqrt(score / (squared * static_cast<double>(task.n)));
+  const double row = std::sqrt(score / (squared * static_cast<double>(n)));
   const double error = tie / row / std::sqrt(active);  // of a group
   bool sets = nearest_use > margin * tie && smallest > margin * error && nearest_group > margin * error;
-  for (index i = 0; i < task.n && sets; ++i) {
-    const double moved = tie / (task.weight[i] * row * row / task.lambda2 + task.smoothing);
-    for (index l = 0; l < k; ++l) {
-      const double a = state.dual[i * k + l] / task.weight[i];
-      sets = sets && !(a > 0 && a <= margin * moved);
+  if (sets) {
+    double near_zero = 0;
+    for (index i = team.rank(); i < n; i += team.size()) {
+      const double moved = tie / (task.weight[i] * row * row / task.lambda2 + task.smoothing);
+      for (index l = 0; l < k; ++l) {
+        const double a = state.dual[i * k + l] / task.weight[i];
+        near_zero = a > 0 && a <= margin * moved ? 1.0 : near_zero;
+      }
     }
+    sets = team.max(near_zero) == 0;
   }
   return {sets, sets && error * std::sqrt(inverse_squared / active) <= accuracy};
 }

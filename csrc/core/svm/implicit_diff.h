@@ -38,15 +38,18 @@ class ImplicitDiff {
     const index k = task_.k, m = task_.m, stride = panel_.stride;
     const T* cotangent = arguments.grad_weights + number * k * m;
     T* grad_features = arguments.grad_features + number * batch.n_samples * m;
-    for (index e = 0; e < batch.n_samples * m; ++e) grad_features[e] = 0;
     double* grad_weight = arguments.grad_sample_weight + number * batch.n_samples;
-    for (index i = 0; i < batch.n_samples; ++i) grad_weight[i] = 0;
+    for (index i = 0; i < batch.n_samples; ++i) {
+      grad_weight[i] = 0;
+      const bool written = panel_.n_active == task_.n_groups && batch.sample_weight[number * batch.n_samples + i] > 0;
+      for (index j = 0; j < m && !written; ++j) grad_features[i * m + j] = 0;
+    }
 
     for (index p = 0; p < panel_.n_active;) {
       p = panel_.load(p);
       load_rows(cotangent, x_);
       panel_.apply_link_derivative(x_, y_);  // P = D G / lambda2
-      add_products(panel_.f, y_, right_);    // R = F P'
+      add_scores(y_, right_);                // R = F P'
       system_.add(panel_);
     }
     system_.factor(panel_);
@@ -57,12 +60,17 @@ class ImplicitDiff {
     for (index p = 0; p < panel_.n_active;) {
       p = panel_.load(p);
       load_rows(cotangent, x_);
-      subtract_combination(panel_.f, q_, x_);  // G' = G - Q'F
+      subtract_features(q_, x_);  // G' = G - Q'F
       for (index l = 0; l < k; ++l) {
+        const double *u = panel_.u + l * stride, *w = panel_.w + l * stride, *x = x_ + l * stride;
+        double along_u = 0, along_w = 0;
+#pragma omp simd reduction(+ : along_u, along_w)
         for (index j = 0; j < panel_.width; ++j) {
-          by_lambda1 -= panel_.u[l * stride + j] * x_[l * stride + j];
-          by_lambda2 -= panel_.w[l * stride + j] * x_[l * stride + j];
+          along_u += u[j] * x[j];
+          along_w += w[j] * x[j];
         }
+        by_lambda1 -= along_u;
+        by_lambda2 -= along_w;
       }
       panel_.apply_link_derivative(x_, y_);  // P' = D G' / lambda2
       write_feature_gradient(grad_features);
@@ -99,11 +107,12 @@ class ImplicitDiff {
       // Explicit change of V at fixed dual: (diag(c) Y - A)' dF + (dc (Y - Lambda))' F.
       for (index e = 0; e < k * stride; ++e) x_[e] = 0;
       for (index e = 0; e < n * k; ++e) image_[e] = -residual_dual_[e];
-      subtract_combination(df_, image_, x_);
+      point_at_rows(df_);
+      subtract_combination(row_of_, image_, x_);
       for (index i = 0; i < n; ++i) {
         for (index l = 0; l < k; ++l) image_[i * k + l] = -residual_dual_[i * k + l] / task_.weight[i] * dc[task_.sample[i]];
       }
-      subtract_combination(panel_.f, image_, x_);
+      subtract_features(image_, x_);
       add_absent_change(arguments, number, dc);
       panel_.apply_link_derivative(x_, y_);
       for (index l = 0; l < k; ++l) {
@@ -113,19 +122,21 @@ class ImplicitDiff {
         }
         panel_.scatter(y_ + l * stride, tangent_ + l * m);
       }
-      add_products(panel_.f, y_, right_);
-      add_products(df_, panel_.w, right_);
+      add_scores(y_, right_);
+      point_at_rows(df_);
+      add_products(row_of_, panel_.w, right_);
     }
     for (index i = 0; i < n; ++i) {
       for (index l = 0; l < k; ++l) {
         right_[i * k + l] -= task_.smoothing / task_.lambda2 * d2 * residual_dual_[i * k + l] / task_.weight[i];
       }
     }
+    system_.remove_flat(panel_, right_);  // unlike that of the other product it need not be in the range of the system
     system_.solve(panel_, right_, q_);
     for (index p = 0; p < panel_.n_active;) {
       p = panel_.load(p);
       for (index e = 0; e < k * stride; ++e) x_[e] = 0;
-      subtract_combination(panel_.f, q_, x_);
+      subtract_features(q_, x_);
       panel_.apply_link_derivative(x_, y_);
       for (index l = 0; l < k; ++l) {
         panel_.gather(tangent_ + l * m, x_ + l * stride);
@@ -162,18 +173,26 @@ class ImplicitDiff {
   }
 
   // out (n, k) += left (n, width) right' (width, k)
-  void add_products(const double* left, const double* right, double* out) {
-    point_at_rows(left);
-    Passes::add_all_products(row_of_, task_.n, right, panel_.stride, task_.k, panel_.width, 1.0, out);
+  template <typename Row>
+  void add_products(const Row* const* left, const double* right, double* out) {
+    Passes::add_all_products(left, task_.n, right, panel_.stride, task_.k, panel_.width, 1.0, out);
   }
 
   // x (k, width) -= coefficients' (k, n) rows (n, width)
-  void subtract_combination(const double* rows, const double* coefficients, double* x) {
-    point_at_rows(rows);
-    Passes::combine_rows(row_of_, task_.n, coefficients, task_.k, panel_.width, out_, panel_.stride);
+  template <typename Row>
+  void subtract_combination(const Row* const* rows, const double* coefficients, double* x) {
+    Passes::combine_rows(rows, task_.n, coefficients, task_.k, panel_.width, out_, panel_.stride);
     for (index l = 0; l < task_.k; ++l) {
       for (index j = 0; j < panel_.width; ++j) x[l * panel_.stride + j] -= out_[l * panel_.stride + j];
     }
+  }
+
+  // The same with the panel's features.
+  void add_scores(const double* right, double* out) {
+    panel_.with_features([&](const auto* const* rows) { add_products(rows, right, out); });
+  }
+  void subtract_features(const double* coefficients, double* x) {
+    panel_.with_features([&](const auto* const* rows) { subtract_combination(rows, coefficients, x); });
   }
 
   // dF = (diag(c) Y - A) P' - Q W on the panel.
@@ -195,7 +214,7 @@ class ImplicitDiff {
   void add_weight_gradient(const Batch<T>& batch, index number, double* grad_weight) {
     const index k = task_.k;
     for (index e = 0; e < task_.n * k; ++e) image_[e] = 0;
-    add_products(panel_.f, y_, image_);
+    add_scores(y_, image_);
     for (index i = 0; i < task_.n; ++i) {
       double total = 0;
       for (index l = 0; l < k; ++l) total += residual_dual_[i * k + l] * image_[i * k + l];

@@ -35,8 +35,8 @@ struct ProximalRules {
 // sweeps over the samples leave little to Newton steps at any size.
 template <class Task>
 SPARSESVM_HD bool is_large(const Task& task, index max_model) {
-  if (task.k == 1) return false;
   if (!(task.lambda2 > 0)) return true;
+  if (task.k == 1) return false;
   if (task.smoothing > 0) return task.lambda1 > 0 && task.n > ProximalRules::many_samples;
   if (task.lambda1 > 0) return task.n > ProximalRules::many_samples || task.n * task.k > max_model;
   return task.n > max_model && task.n > task.m;

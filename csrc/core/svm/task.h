@@ -51,4 +51,15 @@ struct Task {
   }
 };
 
+template <typename T>
+double largest_squared_row(const Task<T>& task) {
+  double largest = 0;
+  for (index i = 0; i < task.n; ++i) {
+    double squared = 0;
+    for (index j = 0; j < task.m; ++j) squared += static_cast<double>(task.rows[i][j]) * static_cast<double>(task.rows[i][j]);
+    largest = squared > largest ? squared : largest;
+  }
+  return largest;
+}
+
 SPARSESVM_END

@@ -1,0 +1,32 @@
+// Who works on a task where that is not one thread of the CPU alone: what is written for a team of threads runs with this one as
+// well. cuda/team.h says what the functions mean; members share out what they write by `team_rank`, and each block sums for
+// itself.
+#pragma once
+
+#include "core/basics.h"
+#include "core/macros.h"
+
+SPARSESVM_BEGIN
+
+struct OneThread {
+  index part() const { return 0; }
+  index parts() const { return 1; }
+  index rank() const { return 0; }
+  index size() const { return 1; }
+  void sync() const {}
+  void sync_team() const {}
+  double sum(double x) const { return x; }
+  double max(double x) const { return x; }
+};
+
+// Where a thread stands among all threads of its team.
+template <class Team>
+SPARSESVM_HD auto team_rank(Team team) {
+  return team.part() * team.size() + team.rank();
+}
+template <class Team>
+SPARSESVM_HD auto team_size(Team team) {
+  return team.parts() * team.size();
+}
+
+SPARSESVM_END
