@@ -287,3 +287,14 @@ def test_few_iterations_suffice_with_the_smoothed_hinge(rng, dual_reg, share):
     options = {"lambda1_ratio": share, "lambda2": 0.1, "dual_reg": dual_reg}
     found = sparsesvm.solve(features, labels, **options, on_failure="raise")
     assert found.n_iter <= 10
+
+
+@pytest.mark.parametrize("n_way", [64, 66, 71])
+def test_a_start_where_the_face_leaves_nothing_to_gain(n_way):
+    """All wrong classes alike: on its face the start is the minimum but for rounding, along which no step may grow."""
+    features, labels = torch.ones(n_way, 1, dtype=torch.float64), torch.arange(n_way)
+    start = (1 - torch.eye(n_way, dtype=torch.float64)) / (n_way - 1)
+    options = {"lambda1": 1.0, "lambda2": 1.0, "dual_reg": 1.0, "sample_weight": torch.full((n_way,), 20.0)}
+    found = sparsesvm.solve(features, labels, **options, init_dual=start, on_failure="raise")
+    assert not found.active.any()
+    torch.testing.assert_close(found.objective.item(), 10.0 * (n_way - 1), rtol=1e-9, atol=0.0)

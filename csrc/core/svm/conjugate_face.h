@@ -45,7 +45,8 @@ class ConjugateFace : FaceSteps<Hessian> {
   using Base::c_, Base::q_, Base::s_, Base::x_;
 
   static constexpr int max_iterations = 200;
-  static constexpr double shortest = 0.02;  // share of a step that is projected
+  static constexpr double shortest = 0.02;   // share of a step that is projected
+  static constexpr double rounding = 1e-28;  // of squares
 
   // step = minimiser of <q, d> + d'Hd / 2 over the d that keep the face, up to a share `accuracy` of the squared residual.
   void solve(double accuracy) {
@@ -55,8 +56,10 @@ class ConjugateFace : FaceSteps<Hessian> {
       residual[a] = -q_[a];
     }
     project(residual);
+    // Below what rounding leaves of q the residual is no direction of the face, and steps along it would grow without bound.
+    const double wanted = accuracy * product(residual, residual), noise = rounding * product(q_, q_);
     conjugate_gradients(
-        OneThread{}, c_.count(), accuracy * product(residual, residual), 0.0, max_iterations,
+        OneThread{}, c_.count(), wanted > noise ? wanted : noise, 0.0, max_iterations,
         [this] { apply(s_.conjugate, s_.image); }, [this](double* d) { project(d); }, s_.step,
         {residual, s_.conjugate, s_.image});
   }
