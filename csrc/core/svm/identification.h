@@ -49,7 +49,7 @@ Identification identify(const Task<T>& task, const DualState<Passes, T>& state, 
   }
   double squared = 0, inverse_squared = 0, active = 0, smallest = 1e300, nearest_group = 1e300;
   for (index b = 0; b < task.n_groups && task.lambda1 > 0; ++b) {
-    const double excess = (state.norm[b] - task.lambda1) / task.lambda2;
+    const double excess = (state.norm[b] - task.threshold(b)) / task.lambda2;
     double& bound = excess > 0 ? smallest : nearest_group;
     bound = std::fabs(excess) < bound ? std::fabs(excess) : bound;
     if (!(excess > 0)) continue;

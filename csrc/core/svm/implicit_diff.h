@@ -60,7 +60,7 @@ class ImplicitDiff {
       subtract_combination(panel_.f, q_, x_);  // G' = G - Q'F
       for (index l = 0; l < k; ++l) {
         for (index j = 0; j < panel_.width; ++j) {
-          by_lambda1 -= panel_.u[l * stride + j] * x_[l * stride + j];
+          by_lambda1 -= panel_.weight[j] * panel_.u[l * stride + j] * x_[l * stride + j];
           by_lambda2 -= panel_.w[l * stride + j] * x_[l * stride + j];
         }
       }
@@ -109,7 +109,7 @@ class ImplicitDiff {
       for (index l = 0; l < k; ++l) {
         for (index j = 0; j < panel_.width; ++j) {
           const index e = l * stride + j;
-          y_[e] -= (panel_.u[e] * d1 + panel_.w[e] * d2) / task_.lambda2;
+          y_[e] -= (panel_.weight[j] * panel_.u[e] * d1 + panel_.w[e] * d2) / task_.lambda2;
         }
         panel_.scatter(y_ + l * stride, tangent_ + l * m);
       }

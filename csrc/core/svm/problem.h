@@ -22,6 +22,8 @@ struct Batch {
   index n_entries = 0;                      // of the sparse rows
   const std::int64_t* row_start = nullptr;  // (n_samples + 1) first entry of each row, and their number
   const std::int64_t* column = nullptr;     // (n_entries) increasing within a row
+  const double* group_weight = nullptr;     // (n_tasks, groups) positive factors of lambda1; null for ones
+  index group_weight_stride = 0;            // from task to task
 };
 
 template <typename T>

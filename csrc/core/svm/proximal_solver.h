@@ -47,6 +47,7 @@ class ProximalSolver {
     gradient_ = arena.take<double>(m * q_);
     direction_ = arena.take<double>(m * q_);
     mu_ = arena.take<double>(groups);
+    threshold_ = arena.take<double>(groups);
     dz_ = arena.take<double>(n * q_);
     wide_ = arena.take<double>(m * k_);
     scores_ = arena.take<double>(n * k_);
@@ -203,8 +204,8 @@ class ProximalSolver {
           any = any || state_.w[e] != 0;
         }
       }
-      excess_[b] = std::sqrt(pull) - task_->lambda1;
-      if (any || excess_[b] > 0) total += state_.group_gap(state_.w + b * block, x, task_->lambda2 + sigma_[b]);
+      excess_[b] = std::sqrt(pull) - task_->threshold(b);
+      if (any || excess_[b] > 0) total += state_.group_gap(state_.w + b * block, x, task_->lambda2 + sigma_[b], task_->threshold(b));
       in_[b] = any;
       used += any;
       if (!any && excess_[b] > 0) ordered_[pulling++] = excess_[b];
@@ -228,6 +229,7 @@ class ProximalSolver {
     for (index t = 0; t < n_groups_; ++t) {
       const index b = group_[t];
       mu_[t] = task_->lambda2 + sigma_[b];
+      threshold_[t] = task_->threshold(b);
       for (index e = 0; e < block; ++e) {
         w_[t * block + e] = state_.w[b * block + e];
         centre_[t * block + e] = sigma_[b] * state_.w_centre[b * block + e];
@@ -257,13 +259,13 @@ class ProximalSolver {
           x[e] = pull_[t * block + e] + centre_[t * block + e];
           gradient_[t * block + e] = mu_[t] * w_[t * block + e] - x[e];
         }
-        gap += state_.group_gap(w_ + t * block, x, mu_[t]);
+        gap += state_.group_gap(w_ + t * block, x, mu_[t], threshold_[t]);
       }
       if (gap <= enough || steps >= Rules::max_steps) return moved;
       ++steps;
       free_.collect(state_.p, task_->weight, n, task_->smoothing + rho_);
       for (index e = 0; e < size; ++e) direction_[e] = w_[e];
-      model_.step(column_, n_groups_, gradient_, mu_, task_->lambda1, Rules::accuracy, w_);
+      model_.step(column_, n_groups_, gradient_, mu_, threshold_, Rules::accuracy, w_);
       for (index e = 0; e < size; ++e) direction_[e] = w_[e] - direction_[e];
       if (!search_line(size)) return moved;
       features_.pull(column_, n_groups_ * g_, n, state_.a, q_, pull_);
@@ -308,7 +310,7 @@ class ProximalSolver {
         length += d * d;
         total += (mu_[t] * w - centre_[e]) * d;
       }
-      total += task_->lambda1 * (square > 0 ? inner / std::sqrt(square) : std::sqrt(length));
+      total += threshold_[t] * (square > 0 ? inner / std::sqrt(square) : std::sqrt(length));
     }
     return total;
   }
@@ -327,7 +329,7 @@ class ProximalSolver {
       for (index l = 0; l < k_; ++l) {
         for (index e = l * m + b * g_; e < l * m + (b + 1) * g_; ++e) square += wide_[e] * wide_[e];
       }
-      total += task_->lambda1 * std::sqrt(square) + 0.5 * task_->lambda2 * square;
+      total += task_->threshold(b) * std::sqrt(square) + 0.5 * task_->lambda2 * square;
     }
     return total;
   }
@@ -345,7 +347,7 @@ class ProximalSolver {
   index* group_;  // the working set
   index n_groups_ = 0;
   typename Features::Column* column_;  // of the working set, over all samples
-  double *w_, *centre_, *pull_, *gradient_, *direction_, *mu_;  // on the working set; centre_ holds sigma W_t
+  double *w_, *centre_, *pull_, *gradient_, *direction_, *mu_, *threshold_;  // on the working set; centre_: sigma W_t
   double *dz_, *wide_, *scores_, *scratch_;
 };
 

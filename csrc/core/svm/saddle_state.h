@@ -127,12 +127,15 @@ class SaddleState {
     for (index b = 0; b < task_->n_groups; ++b) {
       double square = 0;
       for (index e = b * g_ * q_; e < (b + 1) * g_ * q_; ++e) square += w[e] * w[e];
-      penalty += task_->lambda1 * std::sqrt(square) + 0.5 * task_->lambda2 * square;
+      penalty += task_->threshold(b) * std::sqrt(square) + 0.5 * task_->lambda2 * square;
     }
-    double largest = 0;
-    for (index b = 0; b < task_->n_groups; ++b) largest = norm_[b] > largest ? norm_[b] : largest;
+    double largest = 0;  // beside its threshold
+    for (index b = 0; b < task_->n_groups; ++b) {
+      const double threshold = task_->threshold(b);
+      largest = norm_[b] > largest * threshold ? norm_[b] / threshold : largest;
+    }
     const auto sums = [this](double share) { return excess_sums(share); };
-    const double share = best_share(linear, curved, task_->lambda1, task_->lambda2, largest, sums);
+    const double share = best_share(linear, curved, task_->lambda2, largest, sums);
     const double value = scaled_dual_value(share, linear, curved, task_->lambda2, sums);
     penalty_gap = loss + penalty - value - loss_gap;
     if (!(std::fabs(loss + penalty) <= 1e300) || !(std::fabs(value) <= 1e300)) {
@@ -155,14 +158,14 @@ class SaddleState {
   }
 
   // Duality gap that one group leaves in the inner problem, at weights x_w and pull x = V + sigma W_t (group_size, k - 1) each.
-  double group_gap(const double* x_w, const double* x, double mu) const {
+  double group_gap(const double* x_w, const double* x, double mu, double threshold) const {
     double ww = 0, xx = 0, wx = 0;
     for (index e = 0; e < g_ * q_; ++e) {
       ww += x_w[e] * x_w[e];
       xx += x[e] * x[e];
       wx += x_w[e] * x[e];
     }
-    return inner_gap(ww, xx, wx, mu, task_->lambda1);
+    return inner_gap(ww, xx, wx, mu, threshold);
   }
 
   void move_centre() {
@@ -200,7 +203,7 @@ class SaddleState {
 
   ExcessSums excess_sums(double share) const {
     ExcessSums sums{};
-    for (index b = 0; b < task_->n_groups; ++b) sums.add(norm_[b], share, task_->lambda1);
+    for (index b = 0; b < task_->n_groups; ++b) sums.add(norm_[b], share, task_->threshold(b));
     return sums;
   }
 
