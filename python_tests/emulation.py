@@ -47,6 +47,10 @@ class _Batch(ctypes.Structure):
         ("n_entries", ctypes.c_int64),
         ("row_start", ctypes.c_void_p),
         ("column", ctypes.c_void_p),
+        ("group_weight", ctypes.c_void_p),
+        ("group_weight_stride", ctypes.c_int64),
+        ("task_way", ctypes.c_void_p),
+        ("dual_width", ctypes.c_int64),
     ]
 
 
@@ -114,6 +118,8 @@ class Problem:
     n_way: int
     group_size: int = 1
     dual_reg: float = 0.0
+    group_weight: Tensor | None = None  # (groups,) float64
+    task_way: Tensor | None = None  # (tasks,) int64
 
     @property
     def suffix(self) -> str:
@@ -126,7 +132,10 @@ class Problem:
         assert all(tensor.is_contiguous() for tensor in rest)
         assert self.labels.dtype == torch.int64 and all(tensor.dtype == torch.float64 for tensor in rest[1:])
         where = (self.features.data_ptr(), self.features.stride(0), self.features.stride(1), *(t.data_ptr() for t in rest))
-        return _Batch(tasks, n, m, self.n_way, self.group_size, *where, self.dual_reg)
+        batch = _Batch(tasks, n, m, self.n_way, self.group_size, *where, self.dual_reg)
+        batch.group_weight = None if self.group_weight is None else self.group_weight.data_ptr()
+        batch.task_way = None if self.task_way is None else self.task_way.data_ptr()
+        return batch
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class ImplicitDiff {
     }
     double by_lambda1 = 0, by_lambda2 = 0;
     for (int b = team_.rank(); b < task_.n_groups; b += team_.size()) {
-      by_lambda1 -= d_.by_group[2 * b];
+      by_lambda1 -= task_.threshold.weight(b) * d_.by_group[2 * b];
       by_lambda2 -= d_.by_group[2 * b + 1];
     }
     for (int e = team_.rank(); e < n * k; e += team_.size()) by_lambda2 += task_.smoothing * d_.q[e] * slack(e / k, e % k);
@@ -85,7 +85,7 @@ class ImplicitDiff {
       for (int l = 0; l < k; ++l) {
         for (int j = b * task_.g; j < (b + 1) * task_.g; ++j) {
           const index e = static_cast<index>(l) * m + j;
-          d_.p[e] -= d_.w[e] * (d_.inverse[b] * d1 + d2) / task_.lambda2;
+          d_.p[e] -= d_.w[e] * (task_.threshold.weight(b) * d_.inverse[b] * d1 + d2) / task_.lambda2;
         }
       }
     }
@@ -121,7 +121,7 @@ class ImplicitDiff {
     if (team_.rank() == 0 && !differentiable) task_.lambda2 = __builtin_nan("");  // and NaN is what comes out everywhere
     team_.sync();
     const int k = task_.k, m = task_.m;
-    dual_ = solution.dual + number * task_.n_samples * k;
+    dual_ = solution.dual + number * task_.n_samples * task_.dual_row;
     const T* weights = solution.weights + number * k * m;
     const Range groups = task_.own_groups(team_);
     for (int b = groups.begin + team_.rank(); b < groups.end; b += team_.size()) {
@@ -137,7 +137,7 @@ class ImplicitDiff {
       const bool positive = !(norm <= 0);  // NaN stays visible
       d_.active[b] = positive || task_.lambda1 == 0 || !differentiable;
       d_.inverse[b] = positive ? 1 / norm : 0.0;
-      d_.keep[b] = task_.lambda1 > 0 ? shrunk / (task_.lambda1 + shrunk) : 1.0;
+      d_.keep[b] = task_.lambda1 > 0 ? shrunk / (task_.threshold(b) + shrunk) : 1.0;
     }
     for (int e = team_rank(team_); e < task_.n * k; e += team_size(team_))
       d_.residual[e] = task_.weight[e / k] * slack(e / k, e % k);
@@ -146,7 +146,7 @@ class ImplicitDiff {
 
   // Y - Lambda
   SPARSESVM_HD double slack(int i, int l) const {
-    return task_.one_hot(i, l) - static_cast<double>(dual_[task_.sample[i] * task_.k + l]);
+    return task_.one_hot(i, l) - static_cast<double>(dual_[static_cast<index>(task_.sample[i]) * task_.dual_row + l]);
   }
 
   // The chunks' shares of rows right', complete for every block.

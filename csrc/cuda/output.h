@@ -8,7 +8,8 @@ namespace gpu {
 
 template <typename T>
 SPARSESVM_HD bool is_borderline(const SolveWorkspace<T>& w, int b) {
-  return w.state.norm[b] > w.task.lambda1 && !(w.state.norm[b] > (1 + 1e-9) * w.task.lambda1);
+  const double threshold = w.task.threshold(b);
+  return w.state.norm[b] > threshold && !(w.state.norm[b] > (1 + 1e-9) * threshold);
 }
 
 // The loss at W = 0, which is the objective.
@@ -46,7 +47,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool change_weights(Team team, const SolveWorksp
   if (stage < 2 && worth == 0) return false;
   for (int b = groups.begin + team.rank(); b < groups.end; b += team.size()) {
     if (stage == 1 && !is_borderline(w, b)) continue;
-    if (stage < 2) w.state.norm[b] = smaller(w.state.norm[b], task.lambda1);
+    if (stage < 2) w.state.norm[b] = smaller(w.state.norm[b], task.threshold(b));
     for (int l = 0; l < k; ++l) {
       for (int j = b * task.g; j < (b + 1) * task.g; ++j) {
         double& value = w.state.w[static_cast<index>(l) * m + j];
@@ -76,9 +77,9 @@ SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspa
   for (int b = team_rank(team); b < task.n_groups; b += team_size(team)) {
     arguments.active[number * task.n_groups + b] = finite && w.model.on[b];
   }
-  T* dual = arguments.dual + number * task.n_samples * k;
+  T* dual = arguments.dual + number * task.n_samples * task.dual_row;
   for (int e = team_rank(team); e < n * k; e += team_size(team)) {
-    dual[task.sample[e / k] * k + e % k] = static_cast<T>(w.state.dual[e] / task.weight[e / k]);
+    dual[static_cast<index>(task.sample[e / k]) * task.dual_row + e % k] = static_cast<T>(w.state.dual[e] / task.weight[e / k]);
   }
   if (team.part() == 0 && team.rank() == 0) {
     arguments.gap[number] = finite ? w.state.gap : nan;
@@ -97,7 +98,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspa
       scores[l] = fabs(score) <= 1e300 ? score : 0.0;
     }
     best_response(scores, task.label[n + i], k, task.smoothing, response);
-    for (int l = 0; l < k; ++l) dual[task.sample[n + i] * k + l] = static_cast<T>(response[l]);
+    for (int l = 0; l < k; ++l) dual[static_cast<index>(task.sample[n + i]) * task.dual_row + l] = static_cast<T>(response[l]);
   }
 }
 

@@ -21,7 +21,7 @@ class Solver {
     bind(team_, task_, arguments.batch, number);
     const double target = arguments.tol * task_.total_weight;
     const int limit = static_cast<int>(smaller<index>(arguments.max_iter, 1 << 30));
-    const double* init = arguments.init_dual == nullptr ? nullptr : arguments.init_dual + number * task_.n_samples * task_.k;
+    const double* init = arguments.init_dual == nullptr ? nullptr : arguments.init_dual + number * task_.n_samples * task_.dual_row;
     n_absent_ = find_absent_classes(team_, w_);
     start_dual(team_, w_, init);
     int iterations = 0;
@@ -178,7 +178,7 @@ class Solver {
       team_.sync();
       again = stage == 2 && !(now <= larger(gap, target));
     }
-    for (int b = team_rank(team_); b < task_.n_groups; b += team_size(team_)) w_.model.on[b] = state_.norm[b] > task_.lambda1;
+    for (int b = team_rank(team_); b < task_.n_groups; b += team_size(team_)) w_.model.on[b] = state_.norm[b] > task_.threshold(b);
     write_outputs(team_, w_, arguments, number, status, iterations);
   }
 

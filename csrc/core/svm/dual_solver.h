@@ -113,7 +113,7 @@ class DualSolver {
     for (index i = 0; i < task_.n; ++i) {
       double* row = state_.dual + i * k;
       if (arguments.init_dual != nullptr) {
-        const double* given = arguments.init_dual + (number * arguments.batch.n_samples + task_.sample[i]) * k;
+        const double* given = arguments.init_dual + (number * arguments.batch.n_samples + task_.sample[i]) * arguments.batch.dual_row();
         for (index l = 0; l < k; ++l) row[l] = task_.weight[i] * given[l];
         project_simplex(row, k, task_.weight[i]);
       } else {
@@ -392,14 +392,15 @@ class DualSolver {
         }
       }
     }
-    T* dual = arguments.dual + number * batch.n_samples * k;
+    const index row = batch.dual_row();
+    T* dual = arguments.dual + number * batch.n_samples * row;
     write_absent(batch, number, task_.smoothing, state_.sample, dual, [&](index i, double* out) {
-      const T* row = batch.features + number * batch.task_stride + i * batch.row_stride;
+      const T* features = batch.features + number * batch.task_stride + i * batch.row_stride;
       for (index l = 0; l < k; ++l) out[l] = 0;
-      Passes::add_products(&row, 1, state_.w, m, k, m, 1.0, out, k);
+      Passes::add_products(&features, 1, state_.w, m, k, m, 1.0, out, k);
     });
     for (index i = 0; i < task_.n; ++i) {
-      for (index l = 0; l < k; ++l) dual[task_.sample[i] * k + l] = static_cast<T>(state_.dual[i * k + l] / task_.weight[i]);
+      for (index l = 0; l < k; ++l) dual[task_.sample[i] * row + l] = static_cast<T>(state_.dual[i * k + l] / task_.weight[i]);
     }
     arguments.gap[number] = finite ? state_.gap : nan;
     arguments.objective[number] = finite ? state_.objective : nan;

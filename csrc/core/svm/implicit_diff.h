@@ -139,14 +139,15 @@ class ImplicitDiff {
   void bind(const Batch<T>& batch, const SolutionView<T>& solution, index number) {
     task_.bind(batch, number);
     const index k = task_.k;
-    const T* dual = solution.dual + number * batch.n_samples * k;
+    row_ = batch.dual_row();
+    const T* dual = solution.dual + number * batch.n_samples * row_;
     dual_ = dual;
     panel_.bind(task_, solution.weights + number * k * task_.m);
-    system_.bind(task_, dual, panel_.n_active * task_.group_size);
+    system_.bind(task_, dual, row_, panel_.n_active * task_.group_size);
     for (index i = 0; i < task_.n; ++i) {
       for (index l = 0; l < k; ++l) {
         const double y = task_.label[i] == l;
-        residual_dual_[i * k + l] = task_.weight[i] * (y - static_cast<double>(dual[task_.sample[i] * k + l]));  // diag(c) Y - A
+        residual_dual_[i * k + l] = task_.weight[i] * (y - static_cast<double>(dual[task_.sample[i] * row_ + l]));  // diag(c) Y - A
         right_[i * k + l] = 0;
       }
     }
@@ -232,13 +233,14 @@ class ImplicitDiff {
 
   double absent_residual(const Batch<T>& batch, index number, index i, index l) const {
     const double y = batch.labels[number * batch.n_samples + i] == l;
-    return y - static_cast<double>(dual_[i * task_.k + l]);
+    return y - static_cast<double>(dual_[i * row_ + l]);
   }
 
   Task<T> task_;
   ActivePanel<T> panel_;
   FaceSystem<Passes, T> system_;
   const T* dual_ = nullptr;  // (n_samples, k) of this task
+  index row_ = 0;            // from sample to sample
   double *df_, *x_, *y_, *out_, *residual_dual_, *right_, *q_, *image_, *pair_, *tangent_;
   const double** row_of_;
 };

@@ -23,7 +23,7 @@ void write_absent(const Batch<T>& batch, index number, double smoothing, double*
       if (!(std::fabs(scores[l]) <= 1e300)) scores[l] = 0;
     }
     best_response(scores, label, k, smoothing, best);
-    for (index l = 0; l < k; ++l) dual[i * k + l] = static_cast<T>(best[l]);
+    for (index l = 0; l < k; ++l) dual[i * batch.dual_row() + l] = static_cast<T>(best[l]);
   }
 }
 

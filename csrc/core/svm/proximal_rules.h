@@ -34,8 +34,8 @@ struct ProximalRules {
 // `max_model` entries.
 template <class Task>
 SPARSESVM_HD bool is_large(const Task& task, index max_model) {
-  if (task.k == 1) return false;
   if (!(task.lambda2 > 0)) return true;
+  if (task.k == 1) return false;
   if (task.smoothing > 0) return task.lambda1 > 0 && task.n > ProximalRules::many_samples;
   return task.lambda1 > 0 ? task.n > ProximalRules::many_samples || task.n * task.k > max_model : task.n > max_model;
 }

@@ -61,10 +61,10 @@ class ProximalSolver {
     basis_.fill();
     if (!measure_groups()) return Status::non_finite;
     const double* probabilities = arguments.init_dual;
-    if (probabilities != nullptr) probabilities += number * arguments.batch.n_samples * k_;
+    if (probabilities != nullptr) probabilities += number * arguments.batch.n_samples * arguments.batch.dual_row();
     const T* weights = arguments.init_weights;
     if (weights != nullptr) weights += number * k_ * task.m;
-    state_.start(task, probabilities);
+    state_.start(task, probabilities, arguments.batch.dual_row());
     double share = 1;
     if (weights != nullptr) {
       start_at(weights);
@@ -130,10 +130,11 @@ class ProximalSolver {
         any_active = any_active || active[j / g_];
       }
     }
-    T* dual = arguments.dual + number * batch.n_samples * k_;
+    const index row = batch.dual_row();
+    T* dual = arguments.dual + number * batch.n_samples * row;
     write_absent(batch, number, task_->smoothing, scratch_, dual, [&](index i, double* out) { features_.score(i, wide_, out); });
     for (index i = 0; i < task_->n; ++i) {
-      for (index l = 0; l < k_; ++l) dual[task_->sample[i] * k_ + l] = static_cast<T>(state_.best_p[i * k_ + l]);
+      for (index l = 0; l < k_; ++l) dual[task_->sample[i] * row + l] = static_cast<T>(state_.best_p[i * k_ + l]);
     }
     const double objective = finite ? objective_of_written() : nan;
     if (finite) state_.best_primal = objective;

@@ -34,15 +34,15 @@ class SaddleState {
     scratch_ = arena.take<double>(4 * k_);
   }
 
-  // W = 0 and `probabilities` (n_samples of the batch, k), or uniform ones. The labels' own dual has the value zero.
-  void start(const Task<T>& task, const double* probabilities) {
+  // W = 0 and `probabilities` (n_samples of the batch, k), rows `stride` apart, or uniform ones. The labels' own dual has the value zero.
+  void start(const Task<T>& task, const double* probabilities, index stride) {
     task_ = &task;
     drop_weights();
     for (index e = 0; e < task.m * q_; ++e) best_w[e] = 0;
     for (index i = 0; i < task.n; ++i) {
       double* row = p_centre + i * k_;
       for (index l = 0; l < k_; ++l) {
-        row[l] = probabilities != nullptr ? probabilities[task.sample[i] * k_ + l] : 1.0 / static_cast<double>(k_);
+        row[l] = probabilities != nullptr ? probabilities[task.sample[i] * stride + l] : 1.0 / static_cast<double>(k_);
       }
       project_simplex(row, k_, 1.0);
     }
