@@ -118,8 +118,10 @@ class Problem:
     n_way: int
     group_size: int = 1
     dual_reg: float = 0.0
-    group_weight: Tensor | None = None  # (groups,) float64
-    task_way: Tensor | None = None  # (tasks,) int64
+    group_weight: Tensor | None = None
+    """(tasks, groups) in float64."""
+    task_way: Tensor | None = None
+    """(tasks,) int64, where tasks differ in the number of classes."""
 
     @property
     def suffix(self) -> str:
@@ -133,8 +135,10 @@ class Problem:
         assert self.labels.dtype == torch.int64 and all(tensor.dtype == torch.float64 for tensor in rest[1:])
         where = (self.features.data_ptr(), self.features.stride(0), self.features.stride(1), *(t.data_ptr() for t in rest))
         batch = _Batch(tasks, n, m, self.n_way, self.group_size, *where, self.dual_reg)
-        batch.group_weight = None if self.group_weight is None else self.group_weight.data_ptr()
-        batch.task_way = None if self.task_way is None else self.task_way.data_ptr()
+        if self.group_weight is not None:
+            batch.group_weight, batch.group_weight_stride = self.group_weight.data_ptr(), self.group_weight.stride(0)
+        if self.task_way is not None:
+            batch.task_way = self.task_way.data_ptr()
         return batch
 
 
