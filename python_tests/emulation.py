@@ -50,7 +50,6 @@ class _Batch(ctypes.Structure):
         ("group_weight", ctypes.c_void_p),
         ("group_weight_stride", ctypes.c_int64),
         ("task_way", ctypes.c_void_p),
-        ("dual_width", ctypes.c_int64),
     ]
 
 

@@ -18,13 +18,10 @@ index solve_workspace(const Batch<T>& batch) {
 
 template <typename T>
 void solve(const SolveArguments<T>& arguments, index task, void* workspace, index bytes) {
-  if (arguments.batch.task_way != nullptr) {
-    fill_absent_classes(arguments.batch, task, arguments.weights, arguments.dual, 0, 1);
-    return solve(of_task(arguments, task), 0, workspace, bytes);
-  }
   Arena arena(workspace, bytes);
-  DualSolver<Passes, T> solver(arguments.batch, arena);
+  DualSolver<Passes, T> solver(sizes_of_task(arguments.batch, task), arena);
   solver.solve(arguments, task);
+  fill_absent_classes(arguments.batch, task, arguments.weights, arguments.dual, 0, 1);
 }
 
 template <typename T>
@@ -50,21 +47,17 @@ index diff_workspace(const Batch<T>& batch) {
 
 template <typename T>
 void vjp(const VjpArguments<T>& arguments, index task, void* workspace, index bytes) {
-  if (arguments.batch.task_way != nullptr) return vjp(of_task(arguments, task), 0, workspace, bytes);
   Arena arena(workspace, bytes);
-  ImplicitDiff<Passes, T> diff(arguments.batch, arena);
+  ImplicitDiff<Passes, T> diff(sizes_of_task(arguments.batch, task), arena);
   diff.vjp(arguments, task);
 }
 
 template <typename T>
 void jvp(const JvpArguments<T>& arguments, index task, void* workspace, index bytes) {
-  if (arguments.batch.task_way != nullptr) {
-    fill_absent_classes<T>(arguments.batch, task, arguments.tangent_weights, nullptr, 0, 1);
-    return jvp(of_task(arguments, task), 0, workspace, bytes);
-  }
   Arena arena(workspace, bytes);
-  ImplicitDiff<Passes, T> diff(arguments.batch, arena);
+  ImplicitDiff<Passes, T> diff(sizes_of_task(arguments.batch, task), arena);
   diff.jvp(arguments, task);
+  fill_absent_classes<T>(arguments.batch, task, arguments.tangent_weights, nullptr, 0, 1);
 }
 
 template <typename T>

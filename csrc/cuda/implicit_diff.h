@@ -20,7 +20,7 @@ class ImplicitDiff {
     prepare(arguments.batch, arguments.solution, number);
     const int n = task_.n, all = task_.n_samples, k = task_.k, m = task_.m;
     const Range groups = task_.own_groups(team_), columns = task_.columns(groups);
-    const T* cotangent = arguments.grad_weights + number * k * m;
+    const T* cotangent = arguments.grad_weights + number * task_.n_way * m;
     apply_link_derivative(team_, d_, cotangent, d_.p);  // P = D C / lambda2
     team_.sync();
     multiply(task_.rows, 0, n, d_.p);
@@ -102,7 +102,7 @@ class ImplicitDiff {
     team_.sync();
     apply_link_derivative(team_, d_, d_.x, d_.x);
     team_.sync();
-    T* out = arguments.tangent_weights + number * k * m;
+    T* out = arguments.tangent_weights + number * task_.n_way * m;
     for (int l = 0; l < k; ++l) {
       for (int j = columns.begin + team_.rank(); j < columns.end; j += team_.size()) {
         const index e = static_cast<index>(l) * m + j;
@@ -121,8 +121,8 @@ class ImplicitDiff {
     if (team_.rank() == 0 && !differentiable) task_.lambda2 = __builtin_nan("");  // and NaN is what comes out everywhere
     team_.sync();
     const int k = task_.k, m = task_.m;
-    dual_ = solution.dual + number * task_.n_samples * task_.dual_row;
-    const T* weights = solution.weights + number * k * m;
+    dual_ = solution.dual + number * task_.n_samples * task_.n_way;
+    const T* weights = solution.weights + number * task_.n_way * m;
     const Range groups = task_.own_groups(team_);
     for (int b = groups.begin + team_.rank(); b < groups.end; b += team_.size()) {
       double square = 0;
@@ -146,7 +146,7 @@ class ImplicitDiff {
 
   // Y - Lambda
   SPARSESVM_HD double slack(int i, int l) const {
-    return task_.one_hot(i, l) - static_cast<double>(dual_[static_cast<index>(task_.sample[i]) * task_.dual_row + l]);
+    return task_.one_hot(i, l) - static_cast<double>(dual_[static_cast<index>(task_.sample[i]) * task_.n_way + l]);
   }
 
   // The chunks' shares of rows right', complete for every block.

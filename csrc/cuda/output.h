@@ -67,7 +67,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspa
   const double nan = __builtin_nan("");
   const int k = task.k, m = task.m, n = task.n, absent = task.n_samples - n;
   team.sync_team();
-  T* weights = arguments.weights + number * k * m;
+  T* weights = arguments.weights + number * task.n_way * m;
   for (int l = 0; l < k; ++l) {
     for (int j = team_rank(team); j < m; j += team_size(team)) {
       const index e = static_cast<index>(l) * m + j;
@@ -77,9 +77,9 @@ SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspa
   for (int b = team_rank(team); b < task.n_groups; b += team_size(team)) {
     arguments.active[number * task.n_groups + b] = finite && w.model.on[b];
   }
-  T* dual = arguments.dual + number * task.n_samples * task.dual_row;
+  T* dual = arguments.dual + number * task.n_samples * task.n_way;
   for (int e = team_rank(team); e < n * k; e += team_size(team)) {
-    dual[static_cast<index>(task.sample[e / k]) * task.dual_row + e % k] = static_cast<T>(w.state.dual[e] / task.weight[e / k]);
+    dual[static_cast<index>(task.sample[e / k]) * task.n_way + e % k] = static_cast<T>(w.state.dual[e] / task.weight[e / k]);
   }
   if (team.part() == 0 && team.rank() == 0) {
     arguments.gap[number] = finite ? w.state.gap : nan;
@@ -98,7 +98,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspa
       scores[l] = fabs(score) <= 1e300 ? score : 0.0;
     }
     best_response(scores, task.label[n + i], k, task.smoothing, response);
-    for (int l = 0; l < k; ++l) dual[static_cast<index>(task.sample[n + i]) * task.dual_row + l] = static_cast<T>(response[l]);
+    for (int l = 0; l < k; ++l) dual[static_cast<index>(task.sample[n + i]) * task.n_way + l] = static_cast<T>(response[l]);
   }
 }
 

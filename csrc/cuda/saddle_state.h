@@ -17,7 +17,7 @@ SPARSESVM_HD double certified_gap(const ProximalArrays<T>& s) {
   return (s.best_primal <= s.best_dual ? 0.0 : s.best_primal - s.best_dual) + s.rounding;
 }
 
-// W = 0 and `probabilities` (n_samples, dual_row), or uniform ones. The labels' own dual has the value zero.
+// W = 0 and `probabilities` (n_samples, n_way), or uniform ones. The labels' own dual has the value zero.
 template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void start_saddle(Team team, SolveWorkspace<T>& w, const double* probabilities) {
   const Task<T>& task = w.task;
@@ -32,7 +32,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void start_saddle(Team team, SolveWorkspace<T>& 
     for (int l = 0; l < k; ++l) {
       s.z[i * k + l] = 0;
       s.best_p[i * k + l] = task.one_hot(i, l);
-      s.p_centre[i * k + l] = probabilities != nullptr ? probabilities[static_cast<index>(task.sample[i]) * task.dual_row + l] : 1.0 / k;
+      s.p_centre[i * k + l] = probabilities != nullptr ? probabilities[static_cast<index>(task.sample[i]) * task.n_way + l] : 1.0 / k;
     }
     project_simplex(s.p_centre + i * k, k, 1.0);
   }

@@ -21,7 +21,7 @@ class Solver {
     bind(team_, task_, arguments.batch, number);
     const double target = arguments.tol * task_.total_weight;
     const int limit = static_cast<int>(smaller<index>(arguments.max_iter, 1 << 30));
-    const double* init = arguments.init_dual == nullptr ? nullptr : arguments.init_dual + number * task_.n_samples * task_.dual_row;
+    const double* init = arguments.init_dual == nullptr ? nullptr : arguments.init_dual + number * task_.n_samples * task_.n_way;
     n_absent_ = find_absent_classes(team_, w_);
     start_dual(team_, w_, init);
     int iterations = 0;

@@ -21,7 +21,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE int find_absent_classes(Team team, const SolveWo
   return count;
 }
 
-// From the dual given (n_samples, dual_row) or null, projected, or else uniform over the wrong classes.
+// From the dual given (n_samples, n_way) or null, projected, or else uniform over the wrong classes.
 template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void start_dual(Team team, const SolveWorkspace<T>& w, const double* init_dual) {
   const Task<T>& task = w.task;
@@ -31,7 +31,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void start_dual(Team team, const SolveWorkspace<
   for (int i = team_rank(team); i < task.n; i += team_size(team)) {
     double* row = w.state.dual + i * k;
     if (init_dual != nullptr) {
-      const double* given = init_dual + static_cast<index>(task.sample[i]) * task.dual_row;
+      const double* given = init_dual + static_cast<index>(task.sample[i]) * task.n_way;
       for (int l = 0; l < k; ++l) row[l] = task.weight[i] * given[l];
       project_simplex(row, k, task.weight[i]);
     } else {

@@ -24,7 +24,7 @@ struct Task {
   int chunk_groups, n_chunks;           // features are summed over in chunks, whose sums are added in order
   double lambda1, lambda2;
   Thresholds threshold;  // lambda1 of each group
-  int dual_row;          // from sample to sample of duals given and returned
+  int n_way;             // of the batch, for which weights and duals lie in memory; the task has the first k
   double smoothing;     // dual_reg / lambda2, zero without lambda2
   double total_weight;  // objective at W = 0; NaN where labels, weights or penalties are out of range
   Rows<T> rows;         // present samples first, then the absent ones
@@ -40,7 +40,6 @@ struct Task {
     n_samples = static_cast<int>(batch.n_samples);
     m = static_cast<int>(batch.n_features);
     k = static_cast<int>(batch.n_way);
-    dual_row = static_cast<int>(batch.dual_row());
     g = static_cast<int>(batch.group_size);
     n_groups = m / g;
     chunk_groups = chunk_columns > g ? chunk_columns / g : 1;
@@ -112,6 +111,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void bind(Team team, Task<T>& task, const Batch<
                     (lambda2 > 0 || (lambda1 > 0 && !(batch.dual_reg > 0)));
   if (team.rank() == 0) {
     task.n = static_cast<int>(count);
+    task.n_way = static_cast<int>(batch.n_way);
     task.lambda1 = lambda1;
     task.threshold = {lambda1, group_weight};
     task.lambda2 = lambda2;

@@ -113,7 +113,7 @@ class DualSolver {
     for (index i = 0; i < task_.n; ++i) {
       double* row = state_.dual + i * k;
       if (arguments.init_dual != nullptr) {
-        const double* given = arguments.init_dual + (number * arguments.batch.n_samples + task_.sample[i]) * arguments.batch.dual_row();
+        const double* given = arguments.init_dual + (number * arguments.batch.n_samples + task_.sample[i]) * arguments.batch.n_way;
         for (index l = 0; l < k; ++l) row[l] = task_.weight[i] * given[l];
         project_simplex(row, k, task_.weight[i]);
       } else {
@@ -382,7 +382,7 @@ class DualSolver {
     if (finite && task_.lambda1 > 0) drop_borderline_groups(arguments.tol * task_.total_weight);
     if (finite && sizeof(T) < sizeof(double)) round_weights();
     const double nan = __builtin_nan("");
-    T* weights = arguments.weights + number * k * m;
+    T* weights = arguments.weights + number * batch.n_way * m;
     for (index b = 0; b < task_.n_groups; ++b) {
       const bool on = state_.norm[b] > task_.threshold(b);
       arguments.active[number * task_.n_groups + b] = finite && on;
@@ -392,7 +392,7 @@ class DualSolver {
         }
       }
     }
-    const index row = batch.dual_row();
+    const index row = batch.n_way;
     T* dual = arguments.dual + number * batch.n_samples * row;
     write_absent(batch, number, task_.smoothing, state_.sample, dual, [&](index i, double* out) {
       const T* features = batch.features + number * batch.task_stride + i * batch.row_stride;

@@ -36,7 +36,7 @@ class ImplicitDiff {
     const Batch<T>& batch = arguments.batch;
     bind(batch, arguments.solution, number);
     const index k = task_.k, m = task_.m, stride = panel_.stride;
-    const T* cotangent = arguments.grad_weights + number * k * m;
+    const T* cotangent = arguments.grad_weights + number * batch.n_way * m;
     T* grad_features = arguments.grad_features + number * batch.n_samples * m;
     for (index e = 0; e < batch.n_samples * m; ++e) grad_features[e] = 0;
     double* grad_weight = arguments.grad_sample_weight + number * batch.n_samples;
@@ -84,7 +84,7 @@ class ImplicitDiff {
     const T* df = arguments.tangent_features + number * batch.n_samples * m;
     const double d1 = arguments.tangent_lambda1[number], d2 = arguments.tangent_lambda2[number];
     const double* dc = arguments.tangent_sample_weight + number * batch.n_samples;
-    T* out = arguments.tangent_weights + number * k * m;
+    T* out = arguments.tangent_weights + number * batch.n_way * m;
     for (index e = 0; e < k * m; ++e) out[e] = 0;
 
     for (index p = 0; p < panel_.n_active;) {
@@ -139,10 +139,10 @@ class ImplicitDiff {
   void bind(const Batch<T>& batch, const SolutionView<T>& solution, index number) {
     task_.bind(batch, number);
     const index k = task_.k;
-    row_ = batch.dual_row();
+    row_ = batch.n_way;
     const T* dual = solution.dual + number * batch.n_samples * row_;
     dual_ = dual;
-    panel_.bind(task_, solution.weights + number * k * task_.m);
+    panel_.bind(task_, solution.weights + number * row_ * task_.m);
     system_.bind(task_, dual, row_, panel_.n_active * task_.group_size);
     for (index i = 0; i < task_.n; ++i) {
       for (index l = 0; l < k; ++l) {

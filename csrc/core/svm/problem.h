@@ -26,9 +26,8 @@ struct Batch {
   const double* group_weight = nullptr;     // (n_tasks, groups) positive factors of lambda1; null for ones
   index group_weight_stride = 0;            // from task to task
   const std::int64_t* task_way = nullptr;   // (n_tasks,) classes of each task, the first of n_way; null for all of them
-  index dual_width = 0;                     // of the rows of duals in memory; 0 for n_way
 
-  SPARSESVM_HD index dual_row() const { return dual_width > 0 ? dual_width : n_way; }
+  SPARSESVM_HD index way(index number) const { return task_way != nullptr ? static_cast<index>(task_way[number]) : n_way; }
 };
 
 template <typename T>
@@ -77,76 +76,19 @@ struct JvpArguments {
   T* tangent_weights;                   // out (n_tasks, n_way, n_features)
 };
 
-// The same for one task of a batch whose tasks differ in the number of classes: what it reads and writes for its own classes lies where
-// it lay, and those it lacks are left to `fill_absent_classes`.
+// The sizes of one task, for which memory is laid out. What it reads and writes lies as in the batch, for its own classes.
 template <typename T>
-SPARSESVM_HD Batch<T> of_task(const Batch<T>& batch, index number) {
-  Batch<T> one = batch;
-  one.n_tasks = 1;
-  one.n_way = static_cast<index>(batch.task_way[number]);
-  one.task_way = nullptr;
-  one.dual_width = batch.n_way;
-  one.features += number * batch.task_stride;
-  one.labels += number * batch.n_samples;
-  one.sample_weight += number * batch.n_samples;
-  one.lambda1 += number;
-  one.lambda2 += number;
-  if (batch.group_weight != nullptr) one.group_weight += number * batch.group_weight_stride;
-  return one;
-}
-
-template <typename T>
-SPARSESVM_HD SolveArguments<T> of_task(const SolveArguments<T>& all, index number) {
-  const Batch<T>& b = all.batch;
-  const index dual = number * b.n_samples * b.n_way, weights = number * b.n_way * b.n_features;
-  return {of_task(b, number),
-          all.tol,
-          all.max_iter,
-          all.identify,
-          all.init_dual != nullptr ? all.init_dual + dual : nullptr,
-          all.init_weights != nullptr ? all.init_weights + weights : nullptr,
-          all.weights + weights,
-          all.dual + dual,
-          all.gap + number,
-          all.objective + number,
-          all.n_iter + number,
-          all.status + number,
-          all.active + number * (b.n_features / b.group_size)};
-}
-
-template <typename T>
-SPARSESVM_HD SolutionView<T> of_task(const Batch<T>& b, const SolutionView<T>& all, index number) {
-  return {all.weights + number * b.n_way * b.n_features, all.dual + number * b.n_samples * b.n_way};
-}
-
-template <typename T>
-SPARSESVM_HD VjpArguments<T> of_task(const VjpArguments<T>& all, index number) {
-  const Batch<T>& b = all.batch;
-  return {of_task(b, number),
-          of_task(b, all.solution, number),
-          all.grad_weights + number * b.n_way * b.n_features,
-          all.grad_features + number * b.n_samples * b.n_features,
-          all.grad_lambda1 + number,
-          all.grad_lambda2 + number,
-          all.grad_sample_weight + number * b.n_samples};
-}
-
-template <typename T>
-SPARSESVM_HD JvpArguments<T> of_task(const JvpArguments<T>& all, index number) {
-  const Batch<T>& b = all.batch;
-  return {of_task(b, number),
-          of_task(b, all.solution, number),
-          all.tangent_features + number * b.n_samples * b.n_features,
-          all.tangent_lambda1 + number,
-          all.tangent_lambda2 + number,
-          all.tangent_sample_weight + number * b.n_samples,
-          all.tangent_weights + number * b.n_way * b.n_features};
+SPARSESVM_HD Batch<T> sizes_of_task(const Batch<T>& batch, index number) {
+  Batch<T> own = batch;
+  own.n_way = batch.way(number);
+  return own;
 }
 
 // Zeros in the weights and the dual of the classes that task `number` lacks, written by member `rank` of `size`.
 template <typename T>
 SPARSESVM_HD void fill_absent_classes(const Batch<T>& b, index number, T* weights, T* dual, index rank, index size) {
-  const index k = b.n_way, m = b.n_features, own = static_cast<index>(b.task_way[number]);
+  const index k = b.n_way, m = b.n_features, own = b.way(number);
+  if (own == k) return;
   for (index e = own * m + rank; e < k * m; e += size) weights[number * k * m + e] = 0;
   if (dual == nullptr) return;
   for (index e = rank; e < b.n_samples * k; e += size) {

@@ -61,10 +61,10 @@ class ProximalSolver {
     basis_.fill();
     if (!measure_groups()) return Status::non_finite;
     const double* probabilities = arguments.init_dual;
-    if (probabilities != nullptr) probabilities += number * arguments.batch.n_samples * arguments.batch.dual_row();
+    if (probabilities != nullptr) probabilities += number * arguments.batch.n_samples * arguments.batch.n_way;
     const T* weights = arguments.init_weights;
-    if (weights != nullptr) weights += number * k_ * task.m;
-    state_.start(task, probabilities, arguments.batch.dual_row());
+    if (weights != nullptr) weights += number * arguments.batch.n_way * task.m;
+    state_.start(task, probabilities, arguments.batch.n_way);
     double share = 1;
     if (weights != nullptr) {
       start_at(weights);
@@ -113,7 +113,7 @@ class ProximalSolver {
     const index m = task_->m;
     const bool finite = status != Status::non_finite;
     const double nan = __builtin_nan("");
-    T* weights = arguments.weights + number * k_ * m;
+    T* weights = arguments.weights + number * batch.n_way * m;
     std::uint8_t* active = arguments.active + number * task_->n_groups;
     for (index b = 0; b < task_->n_groups; ++b) active[b] = 0;
     bool any_active = false;
@@ -130,7 +130,7 @@ class ProximalSolver {
         any_active = any_active || active[j / g_];
       }
     }
-    const index row = batch.dual_row();
+    const index row = batch.n_way;
     T* dual = arguments.dual + number * batch.n_samples * row;
     write_absent(batch, number, task_->smoothing, scratch_, dual, [&](index i, double* out) { features_.score(i, wide_, out); });
     for (index i = 0; i < task_->n; ++i) {

@@ -33,7 +33,7 @@ struct Task {
   void bind(const Batch<T>& batch, index number) {
     n = 0;
     m = batch.n_features;
-    k = batch.n_way;
+    k = batch.way(number);
     group_size = batch.group_size;
     n_groups = m / group_size;
     lambda1 = batch.lambda1[number];
