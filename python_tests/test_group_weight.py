@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import sparsesvm
 from benchmarks.certificate import certify
 from benchmarks.problems import Problem, adversarial, episode, weakly_ridged
-from sparsesvm import SparseSVMHead, StatusCode, reference
+from sparsesvm import SparseSVMHead, StatusCode, _ops, reference
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 SEEDS = st.integers(0, 2**32 - 1)
@@ -204,6 +204,36 @@ def test_the_gradient_of_single_precision(rng):
     assert (gradients[0] - gradients[1]).norm() <= 1e-3 * gradients[0].norm()
 
 
+@SETTINGS
+@given(seed=SEEDS)
+def test_gradients_are_finite_and_know_only_the_product_with_lambda1(seed):
+    """Powers of two are exact."""
+    rng = np.random.default_rng(seed)
+    problem = weighted(adversarial(rng, max_samples=15, max_features=60), rng)
+    features, labels = torch.from_numpy(problem.features).requires_grad_(), torch.from_numpy(problem.labels)
+    gradients = []
+    for scale in (1.0, 0.25):
+        lambda1 = torch.tensor(problem.lambda1 / scale, dtype=torch.float64, requires_grad=True)
+        found = sparsesvm.solve(
+            features,
+            labels,
+            lambda1=lambda1,
+            lambda2=problem.lambda2,
+            n_way=problem.n_way,
+            sample_weight=torch.from_numpy(problem.sample_weight),
+            group_size=problem.group_size,
+            group_weight=scale * torch.from_numpy(problem.group_weight),
+            dual_reg=problem.dual_reg,
+            on_failure="ignore",
+        )
+        if found.status != StatusCode.CONVERGED:
+            return
+        by_features, by_lambda1 = torch.autograd.grad(found.weights.square().sum(), (features, lambda1))
+        assert by_features.isfinite().all() and by_lambda1.isfinite()
+        gradients.append((by_features, by_lambda1 / scale))
+    assert torch.equal(gradients[0][0], gradients[1][0]) and torch.equal(gradients[0][1], gradients[1][1])
+
+
 def test_no_gradient_of_its_own(rng):
     features = torch.from_numpy(episode(rng, 4, 8, 10)[0])
     weight = torch.ones(10, dtype=torch.float64, requires_grad=True)
@@ -267,6 +297,23 @@ def test_tasks_share_the_weights_also_when_mapped_compiled_and_exported(rng):
     rows = torch.func.jacrev(solve_tasks)(features[0, 0], LABELS, weight)
     columns = torch.func.jacfwd(solve_tasks)(features[0, 0], LABELS, weight)
     torch.testing.assert_close(rows, columns, rtol=0, atol=1e-8)
+
+
+def test_the_operators_take_weights_and_numbers_of_classes(rng):
+    features = torch.stack([torch.from_numpy(episode(rng, way, 8, 10)[0]) for way in (4, 2)])
+    inputs = (
+        features,
+        torch.arange(8) % torch.tensor([[4], [2]]),
+        torch.ones(2, 8).double(),
+        *[torch.full((2,), 0.1).double()] * 2,
+    )
+    others = torch.from_numpy(rng.uniform(0.5, 2, 10)).expand(2, -1), torch.tensor([4, 2])
+    options = (4, 1, 0.0, 1e-9, 100, "raise", False)
+    torch.library.opcheck(_ops.solve_op, (*inputs, None, None, *options, *others))
+    found = _ops.solve(*inputs, None, None, *options, *others)
+    point = (*inputs, found[0], found[1], found[5])
+    torch.library.opcheck(_ops.vjp_op, (*point, torch.ones_like(found[0]), 1, 0.0, *others))
+    torch.library.opcheck(_ops.jvp_op, (*point, features, *inputs[2:], 1, 0.0, *others))
 
 
 def test_a_path_and_its_certificates(rng):
