@@ -190,6 +190,7 @@ class ProximalSolver {
   // the inner problem over all groups.
   double choose_groups() {
     const index block = g_ * q_, m = task_->m;
+    const Thresholds threshold_of = task_->threshold;
     double total = 0;
     index used = 0, pulling = 0;
     double* x = direction_;
@@ -205,8 +206,8 @@ class ProximalSolver {
           any = any || state_.w[e] != 0;
         }
       }
-      excess_[b] = std::sqrt(pull) - task_->threshold(b);
-      if (any || excess_[b] > 0) total += state_.group_gap(state_.w + b * block, x, task_->lambda2 + sigma_[b], task_->threshold(b));
+      excess_[b] = std::sqrt(pull) - threshold_of(b);
+      if (any || excess_[b] > 0) total += state_.group_gap(state_.w + b * block, x, task_->lambda2 + sigma_[b], threshold_of(b));
       in_[b] = any;
       used += any;
       if (!any && excess_[b] > 0) ordered_[pulling++] = excess_[b];
@@ -250,7 +251,8 @@ class ProximalSolver {
   }
 
   // Newton steps on the working set until its gap is at most `enough`. False when none moved.
-  bool solve_on_groups(double enough, index& steps) {
+  // Inlined, without which a solve of 600 samples and 300 features takes a tenth longer.
+  SPARSESVM_INLINE bool solve_on_groups(double enough, index& steps) {
     const index n = task_->n, block = g_ * q_, size = n_groups_ * block;
     for (bool moved = false;; moved = true) {
       double gap = 0;

@@ -123,16 +123,16 @@ class SaddleState {
         curved += task_->smoothing * task_->weight[i] * d * d;
       }
     }
+    const Thresholds threshold = task_->threshold;
     double penalty = 0;
     for (index b = 0; b < task_->n_groups; ++b) {
       double square = 0;
       for (index e = b * g_ * q_; e < (b + 1) * g_ * q_; ++e) square += w[e] * w[e];
-      penalty += task_->threshold(b) * std::sqrt(square) + 0.5 * task_->lambda2 * square;
+      penalty += threshold(b) * std::sqrt(square) + 0.5 * task_->lambda2 * square;
     }
     double largest = 0;  // beside its threshold
-    for (index b = 0; b < task_->n_groups; ++b) {
-      const double threshold = task_->threshold(b);
-      largest = norm_[b] > largest * threshold ? norm_[b] / threshold : largest;
+    for (index b = 0; b < task_->n_groups && !(task_->lambda2 > 0); ++b) {
+      largest = norm_[b] > largest * threshold(b) ? norm_[b] / threshold(b) : largest;
     }
     const auto sums = [this](double share) { return excess_sums(share); };
     const double share = best_share(linear, curved, task_->lambda2, largest, sums);
@@ -203,7 +203,8 @@ class SaddleState {
 
   ExcessSums excess_sums(double share) const {
     ExcessSums sums{};
-    for (index b = 0; b < task_->n_groups; ++b) sums.add(norm_[b], share, task_->threshold(b));
+    const Thresholds threshold = task_->threshold;
+    for (index b = 0; b < task_->n_groups; ++b) sums.add(norm_[b], share, threshold(b));
     return sums;
   }
 
