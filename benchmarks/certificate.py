@@ -42,7 +42,7 @@ def certify(problem: Problem, weights: ArrayLike, dual: ArrayLike) -> Certificat
     """Certify `weights` (n_way, n_features) by `dual` (n_samples, n_way), a probability vector per sample up to rounding.
 
     The features are those the answer was found for: already rounded to float32 when the solver saw them so. For lambda2 = 0 the
-    dual is moved towards the labels by the share min(1, lambda1 / max_G ||V_G||), which makes it feasible.
+    dual is moved towards the labels by the share min(1, lambda1 / max_G (||V_G|| / w_G)), which makes it feasible.
     """
     unit = np.finfo(np.asarray(dual).dtype).eps
     weights, dual = np.asarray(weights, dtype=np.float64), np.asarray(dual, dtype=np.float64)
@@ -52,7 +52,8 @@ def certify(problem: Problem, weights: ArrayLike, dual: ArrayLike) -> Certificat
     response = _best_response(margins, one_hot, smoothing)
     loss = ((response - one_hot) * margins).sum(1) - smoothing / 2 * ((response - one_hot) ** 2).sum(1)
     norms = _group_norms(weights, problem.group_size)
-    primal = problem.sample_weight @ loss + problem.lambda1 * norms.sum() + problem.lambda2 / 2 * (weights**2).sum()
+    threshold = problem.lambda1 * (np.ones(len(norms)) if problem.group_weight is None else problem.group_weight)
+    primal = problem.sample_weight @ loss + threshold @ norms + problem.lambda2 / 2 * (weights**2).sum()
 
     dual = np.maximum(dual, 0)
     dual /= dual.sum(1, keepdims=True)
@@ -61,16 +62,16 @@ def certify(problem: Problem, weights: ArrayLike, dual: ArrayLike) -> Certificat
     # What the rounded dual changes in V, each entry by half a unit, and with it in the bound; all roundings independent.
     change = unit / 2 * np.sqrt(((c * dual) ** 2).T @ problem.features**2)
     if problem.lambda2 > 0:
-        excess = np.maximum(norms - problem.lambda1, 0)
+        excess = np.maximum(norms - threshold, 0)
         penalty = (excess**2).sum() / (2 * problem.lambda2)
         slope = np.repeat(excess, problem.group_size) / problem.lambda2
         rounding = np.sqrt(((slope * change) ** 2).sum()) + (change**2).sum() / (2 * problem.lambda2)
     else:
-        share = min(1.0, problem.lambda1 / norms.max()) if norms.max() > 0 else 1.0
+        share = min(1.0, 1 / (norms / threshold).max()) if norms.max() > 0 else 1.0
         unscaled = (c * one_hot * (1 - dual)).sum()
         dual = one_hot + share * (dual - one_hot)
         penalty = 0.0
-        reach = np.sqrt((change**2).sum(0).reshape(-1, problem.group_size).sum(1)) / problem.lambda1
+        reach = np.sqrt((change**2).sum(0).reshape(-1, problem.group_size).sum(1)) / threshold
         rounding = min(reach.max(), 1 - share) * unscaled
     value = (c * (one_hot * (1 - dual))).sum() - smoothing / 2 * (c * (dual - one_hot) ** 2).sum() - penalty
     rounding += unit * np.sqrt(((c * dual) ** 2).sum()) + 1e2 * np.finfo(float).eps * (abs(primal) + abs(value) + penalty)

@@ -32,6 +32,7 @@ class Problem:
     group_size: int = 1
     dual_reg: float = 0.0
     family: tuple[str, ...] = ()
+    group_weight: NDArray[np.float64] | None = None
 
     def scaled(self, scale: float) -> Problem:
         """The same problem in other units of the features: its weights are those of this one, divided by `scale`."""

@@ -30,7 +30,9 @@ struct Problem {
   index n_tasks, n_samples, n_features, n_way, group_size;
   address features;
   index task_stride, row_stride;
-  address labels, sample_weight, lambda1, lambda2;
+  address labels, sample_weight, lambda1, lambda2, group_weight;
+  index group_weight_stride;
+  address task_way;
   double dual_reg;
 
   template <typename T>
@@ -43,6 +45,9 @@ struct Problem {
     b.sample_weight = at<const double>(sample_weight);
     b.lambda1 = at<const double>(lambda1);
     b.lambda2 = at<const double>(lambda2);
+    b.group_weight = at<const double>(group_weight);
+    b.group_weight_stride = group_weight_stride;
+    b.task_way = at<const std::int64_t>(task_way);
     b.dual_reg = dual_reg;
     return b;
   }
@@ -50,11 +55,12 @@ struct Problem {
 
 #define PROBLEM_PARAMETERS                                                                                              \
   index n_tasks, index n_samples, index n_features, index n_way, index group_size, address features, index task_stride, \
-      index row_stride, address labels, address sample_weight, address lambda1, address lambda2, double dual_reg
+      index row_stride, address labels, address sample_weight, address lambda1, address lambda2, address group_weight,  \
+      index group_weight_stride, address task_way, double dual_reg
 #define PROBLEM                                                                                                                    \
   Problem {                                                                                                                        \
     n_tasks, n_samples, n_features, n_way, group_size, features, task_stride, row_stride, labels, sample_weight, lambda1, lambda2, \
-        dual_reg                                                                                                                   \
+        group_weight, group_weight_stride, task_way, dual_reg                                                                      \
   }
 
 template <typename T>

@@ -19,13 +19,14 @@ using sparsesvm::index;
 
 // Whether all values are what the solver takes. The caller, who has the names, explains where they are not.
 bool acceptable(index n_tasks, index n_samples, index n_way, address labels, address sample_weight, address lambda1, address lambda2,
-                double dual_reg) {
+                address task_way, double dual_reg) {
   constexpr double largest = std::numeric_limits<double>::max();
   bool fine = true;
   for (index i = 0; i < n_tasks * n_samples; ++i) {
     const std::int64_t label = at<const std::int64_t>(labels)[i];
+    const std::int64_t classes = task_way != 0 ? at<const std::int64_t>(task_way)[i / n_samples] : n_way;
     const double weight = at<const double>(sample_weight)[i];
-    fine = fine && label >= 0 && label < n_way && weight >= 0 && weight <= largest;
+    fine = fine && label >= 0 && label < classes && weight >= 0 && weight <= largest;
   }
   for (index task = 0; task < n_tasks; ++task) {
     const double group = at<const double>(lambda1)[task], square = at<const double>(lambda2)[task];
@@ -75,10 +76,11 @@ void sparse_solve_typed(const Problem& problem, index n_entries, address row_sta
 // One task whose features are compressed sparse rows.
 void sparse_solve(bool is_double, index n_samples, index n_features, index n_way, index group_size, index n_entries, address values,
                   address row_start, address column, address labels, address sample_weight, address lambda1, address lambda2,
-                  double dual_reg, double tol, index max_iter, address init_dual, address init_weights, address weights, address dual,
-                  address gap, address objective, address n_iter, address status, address active, address workspace, index workspace_bytes,
+                  address group_weight, double dual_reg, double tol, index max_iter, address init_dual, address init_weights,
+                  address weights, address dual, address gap, address objective, address n_iter, address status, address active, address workspace, index workspace_bytes,
                   int n_threads) {
-  const Problem problem{1, n_samples, n_features, n_way, group_size, values, 0, 0, labels, sample_weight, lambda1, lambda2, dual_reg};
+  const Problem problem{1, n_samples, n_features, n_way, group_size, values,       0, 0,
+                        labels, sample_weight, lambda1, lambda2, group_weight, 0, 0, dual_reg};
   (is_double ? sparse_solve_typed<double> : sparse_solve_typed<float>)(problem, n_entries, row_start, column, tol, max_iter, init_dual,
                                                                        init_weights, weights, dual, gap, objective, n_iter, status,
                                                                        active, workspace, workspace_bytes, n_threads);

@@ -47,6 +47,9 @@ class _Batch(ctypes.Structure):
         ("n_entries", ctypes.c_int64),
         ("row_start", ctypes.c_void_p),
         ("column", ctypes.c_void_p),
+        ("group_weight", ctypes.c_void_p),
+        ("group_weight_stride", ctypes.c_int64),
+        ("task_way", ctypes.c_void_p),
     ]
 
 
@@ -114,6 +117,10 @@ class Problem:
     n_way: int
     group_size: int = 1
     dual_reg: float = 0.0
+    group_weight: Tensor | None = None
+    """(tasks, groups) in float64."""
+    task_way: Tensor | None = None
+    """(tasks,) int64, where tasks differ in the number of classes."""
 
     @property
     def suffix(self) -> str:
@@ -126,7 +133,12 @@ class Problem:
         assert all(tensor.is_contiguous() for tensor in rest)
         assert self.labels.dtype == torch.int64 and all(tensor.dtype == torch.float64 for tensor in rest[1:])
         where = (self.features.data_ptr(), self.features.stride(0), self.features.stride(1), *(t.data_ptr() for t in rest))
-        return _Batch(tasks, n, m, self.n_way, self.group_size, *where, self.dual_reg)
+        batch = _Batch(tasks, n, m, self.n_way, self.group_size, *where, self.dual_reg)
+        if self.group_weight is not None:
+            batch.group_weight, batch.group_weight_stride = self.group_weight.data_ptr(), self.group_weight.stride(0)
+        if self.task_way is not None:
+            batch.task_way = self.task_way.data_ptr()
+        return batch
 
 
 @dataclass(frozen=True)

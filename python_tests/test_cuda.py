@@ -147,6 +147,20 @@ def test_operators_pass_torchs_own_checks():
     torch.library.opcheck(_ops.jvp_op, (*inputs, *solution, features, weight, penalty, penalty, 1, 0.0))
 
 
+def test_weights_of_groups_and_tasks_of_different_numbers_of_classes():
+    ways = torch.tensor([5, 3, 2])
+    labels = (torch.arange(20) % ways[:, None]).long()
+    group_weight = torch.linspace(0.5, 2, 30, dtype=torch.float64)
+    answers = []
+    for device in ("cpu", "cuda"):
+        features = make_features().to(device).requires_grad_()
+        options = {"n_way": ways.to(device), "group_size": 2, "group_weight": group_weight.to(device), "tol": 1e-12}
+        found = sparsesvm.solve(features, labels.to(device), lambda1_ratio=0.2, lambda2=0.1, on_failure="raise", **options)
+        answers.append((found.weights, torch.autograd.grad(found.weights.square().sum(), features)[0]))
+    for found, expected in zip(answers[1], answers[0], strict=True):
+        assert_close(found, expected, 1e-5)
+
+
 def test_reruns_give_the_same_bits():
     features = make_features(40, 20, 640, torch.float32).cuda()
     first, again = solve(features), solve(features)

@@ -55,14 +55,14 @@ def random_problem(rng, *, n_tasks=2, n_way=4, n_samples=10, n_features=30, lamb
 def solve_on_cpu(problem, tol, init_dual=None, identify=False):
     inputs = (problem.features, problem.labels, problem.sample_weight, problem.lambda1, problem.lambda2, init_dual)
     options = (problem.n_way, problem.group_size, problem.dual_reg, tol, 100, "ignore", identify)
-    return Solution(*_ops.solve(*inputs, None, *options))
+    return Solution(*_ops.solve(*inputs, None, *options, problem.group_weight, problem.task_way))
 
 
 def derivatives_on_cpu(problem, solution, cotangent, tangents):
     """As `Emulator.vjp` and `Emulator.jvp`."""
     inputs = (problem.features, problem.labels, problem.sample_weight, problem.lambda1, problem.lambda2)
     point = (*inputs, solution.weights, solution.dual, solution.status)
-    options = (problem.group_size, problem.dual_reg)
+    options = (problem.group_size, problem.dual_reg, problem.group_weight, problem.task_way)
     features, weight, lambda1, lambda2 = _ops.vjp(*point, cotangent, *options)
     moved = _ops.jvp(*point, tangents[0], tangents[3], tangents[1], tangents[2], *options)
     return (features, lambda1, lambda2, weight), moved
@@ -109,6 +109,66 @@ def test_float32_equals_the_cpu_solver(emulator, rng, case):
     )
 
 
+@pytest.mark.parametrize(("group_size", "lambda1", "dual_reg"), [(1, 0.2, 0.0), (3, 0.2, 0.3), (5, 0.0, 0.0)])
+def test_groups_with_weights_of_their_own(emulator, rng, group_size, lambda1, dual_reg):
+    weight = torch.from_numpy(rng.uniform(0.5, 2, (2, 30 // group_size)))
+    problem = random_problem(rng, lambda1=lambda1, group_size=group_size, dual_reg=dual_reg, group_weight=weight)
+    # Weights are within sqrt(2 gap / lambda2) of the solution's.
+    check_against_cpu(emulator, problem, rng, tol=1e-13, weights=1e-5, derivatives=1e-12, rounding=1e-13)
+
+
+def test_the_proximal_method_with_weights_of_groups(emulator):
+    for seed in range(12):
+        drawn = weakly_ridged(np.random.default_rng(seed))
+        if drawn.features.size * drawn.n_way < 40_000:
+            groups = drawn.features.shape[1] // drawn.group_size
+            weight = 10 ** np.random.default_rng(seed).uniform(-1, 1, groups)
+            assert_certified(emulator, dataclasses.replace(drawn, group_weight=weight), 1e-6, torch.float32)
+
+
+@pytest.mark.parametrize(("parts", "threads"), [(1, 32), (3, 32)])
+@pytest.mark.parametrize("lambda2", [0.1, 0.0])
+def test_tasks_of_different_numbers_of_classes(library, rng, parts, threads, lambda2):
+    """Each as it is alone, bit for bit, and as on the CPU."""
+    emulator = Emulator(library, parts, threads)
+    ways = torch.tensor([4, 2, 1, 3])
+    problem = dataclasses.replace(random_problem(rng, n_tasks=4), task_way=ways)
+    problem.labels.remainder_(ways.unsqueeze(-1))
+    problem.lambda2.fill_(lambda2)
+    problem.sample_weight[:, -2:] = 0
+    start = torch.from_numpy(rng.dirichlet(np.ones(4), size=(4, 10)))
+    found = emulator.solve(problem, tol=1e-12 if lambda2 else 1e-6, init_dual=start)
+    cotangent = torch.from_numpy(rng.normal(size=(4, 4, 30)))
+    tangents = [
+        torch.from_numpy(rng.normal(size=tuple(t.shape)))
+        for t in (problem.features, *[problem.lambda1] * 2, problem.sample_weight)
+    ]
+    pulled, moved = emulator.vjp(problem, found, cotangent), emulator.jvp(problem, found, *tangents)
+    for task, way in enumerate(ways.tolist()):
+        own = {
+            name: getattr(problem, name)[task : task + 1]
+            for name in ("features", "labels", "sample_weight", "lambda1", "lambda2")
+        }
+        alone = dataclasses.replace(problem, **own, n_way=way, task_way=None)
+        first = start[task : task + 1, :, :way].contiguous()
+        expected = emulator.solve(alone, tol=1e-12 if lambda2 else 1e-6, init_dual=first)
+        assert torch.equal(found.weights[task, :way], expected.weights[0]) and not found.weights[task, way:].any()
+        assert torch.equal(found.dual[task, :, :way], expected.dual[0]) and not found.dual[task, :, way:].any()
+        assert all(torch.equal(a[task], b[0]) for a, b in zip(found[2:], expected[2:], strict=True))
+        if lambda2:
+            gradients = emulator.vjp(alone, expected, cotangent[task : task + 1, :way].contiguous())
+            assert all(torch.equal(a[task], b[0]) for a, b in zip(pulled, gradients, strict=True))
+            tangent = emulator.jvp(alone, expected, *(t[task : task + 1] for t in tangents))
+            assert torch.equal(moved[task, :way], tangent[0]) and not moved[task, way:].any()
+    if lambda2:
+        on_cpu = solve_on_cpu(problem, 1e-12, start)
+        assert_close(found.weights, on_cpu.weights, 1e-9)
+        gradients, tangent = derivatives_on_cpu(problem, on_cpu, cotangent, tangents)
+        for ours, theirs in zip(emulator.vjp(problem, on_cpu, cotangent), gradients, strict=True):
+            assert_close(ours, theirs, 1e-9)
+        assert_close(emulator.jvp(problem, on_cpu, *tangents), tangent, 1e-9)
+
+
 def test_every_reference_file_reaches_the_stored_objective(emulator, reference_file):
     with np.load(reference_file) as data:
         if data["F"].size > 2_000:
@@ -132,6 +192,7 @@ def drawn_problem(drawn, dtype=torch.float64):
         n_way=drawn.n_way,
         group_size=drawn.group_size,
         dual_reg=drawn.dual_reg,
+        group_weight=None if drawn.group_weight is None else torch.from_numpy(drawn.group_weight)[None],
     )
 
 
@@ -246,7 +307,7 @@ def test_a_barrier_that_not_all_threads_reach_is_found(library):
 
 
 def test_a_bad_task_leaves_the_others_unharmed(emulator, rng):
-    problem = random_problem(rng, n_tasks=7)
+    problem = random_problem(rng, n_tasks=9, group_weight=torch.ones(9, 30, dtype=torch.float64))
     alone = emulator.solve(dataclasses.replace(problem, features=problem.features.clone()))
     problem.features[0, 3, 5] = torch.nan
     problem.labels[1, 2] = 4
@@ -254,11 +315,13 @@ def test_a_bad_task_leaves_the_others_unharmed(emulator, rng):
     problem.lambda1[3] = -1
     problem.lambda2[4] = -1
     problem.sample_weight[5, 0] = torch.inf
+    problem.group_weight[6, 3] = 0
+    problem.group_weight[7, 3] = torch.nan
     found = emulator.solve(problem)
-    assert (found.status[:6] == StatusCode.NON_FINITE).all()
-    assert found.weights[:6].isnan().all() and found.gap[:6].isnan().all()
-    assert not found.active[:6].any()
-    assert all(torch.equal(a[6], b[6]) for a, b in zip(found, alone, strict=True))
+    assert (found.status[:8] == StatusCode.NON_FINITE).all()
+    assert found.weights[:8].isnan().all() and found.gap[:8].isnan().all()
+    assert not found.active[:8].any()
+    assert all(torch.equal(a[8], b[8]) for a, b in zip(found, alone, strict=True))
 
 
 def test_a_warm_start_that_is_not_finite_has_a_status(emulator, rng):

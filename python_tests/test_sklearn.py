@@ -165,6 +165,38 @@ def test_unequal_groups_are_exact(data):
     )
 
 
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("fit", [lambda **o: SparseSVMClassifier(lambda1_ratio=0.3, **o), SparseSVMClassifierCV])
+def test_weights_of_groups(data, fit, fit_intercept):
+    X, y = data
+    sizes = [10, 15, 5]
+    plain = fit(groups=sizes, fit_intercept=fit_intercept).fit(X, y)
+    ones = fit(groups=sizes, group_weight=[1, 1, 1], fit_intercept=fit_intercept).fit(X, y)
+    np.testing.assert_allclose(ones.coef_, plain.coef_, rtol=0, atol=1e-6)
+    weighted = fit(groups=sizes, group_weight=[1.0, 1e6, 1.0], fit_intercept=fit_intercept).fit(X, y)
+    assert not weighted.coef_[:, 10:25].any() and weighted.coef_[:, :10].any()
+    scaled = fit(groups=sizes, group_weight=[1e-3, 1e3, 1e-3], fit_intercept=fit_intercept).fit(X, y)
+    np.testing.assert_allclose(scaled.coef_, weighted.coef_, rtol=0, atol=1e-4)
+    assert scaled.lambda1_ == pytest.approx(1e3 * weighted.lambda1_, rel=1e-4)
+    sparse_fit = fit(groups=sizes, group_weight=[1.0, 2.0, 0.5], fit_intercept=False, tol=1e-9, lambda2=0.1)
+    np.testing.assert_allclose(
+        clone(sparse_fit).fit(sparse.csr_matrix(X), y).coef_, clone(sparse_fit).fit(X, y).coef_, rtol=0, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("group_weight", [[1.0], [1.0, 2.0, 0.0], [1.0, np.nan, 1.0], 2.0])
+def test_weights_of_groups_that_are_none(data, group_weight):
+    with pytest.raises(ValueError, match="group_weight must hold a positive number for each of the 3 groups"):
+        SparseSVMClassifier(groups=[10, 15, 5], group_weight=group_weight).fit(*data)
+
+
+def test_groups_of_too_different_sizes_for_the_memory():
+    X = sparse.csr_matrix((np.ones(40), (np.arange(40) % 20, np.arange(40))), (20, 3000))
+    with pytest.raises(ValueError, match=r"groups must not differ so much.*the largest, with 1500 features.*750 times that of X"):
+        SparseSVMClassifier(groups=[1500] + [1] * 1500).fit(X, np.arange(20) % 2)
+    SparseSVMClassifier(groups=[20] + [1] * 20, lambda1_ratio=0.5).fit(X[:, :40], np.arange(20) % 2)
+
+
 @pytest.mark.parametrize(
     ("groups", "message"),
     [

@@ -46,17 +46,19 @@ class Solve(Function):
         lambda2: Tensor,
         init_dual: Tensor | None,
         init_weights: Tensor | None,
+        group_weight: Tensor | None,
+        task_way: Tensor | None,
         options: Options,
     ) -> Any:
         arguments = (features, labels, sample_weight, lambda1, lambda2, init_dual, init_weights)
-        solve = _ops.solve if are_plain(*arguments) else _ops.solve_op
-        return solve(*arguments, *options)
+        solve = _ops.solve if are_plain(*arguments, group_weight, task_way) else _ops.solve_op
+        return solve(*arguments, *options, group_weight, task_way)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         options = inputs[-1]
         weights, dual, gap, objective, n_iter, status, active = output
-        ctx.save_for_backward(*inputs[:5], weights, dual, status)
+        ctx.save_for_backward(*inputs[:5], weights, dual, status, *inputs[7:9])
         ctx.mark_non_differentiable(dual, gap, objective, n_iter, status, active)
         ctx.set_materialize_grads(False)
         ctx.options = (options.group_size, options.dual_reg)
@@ -64,16 +66,17 @@ class Solve(Function):
     @staticmethod
     def backward(ctx: Any, grad_weights: Tensor | None, *_: None) -> Any:
         if grad_weights is None:
-            return (None,) * 8
-        arguments = (*ctx.saved_tensors, grad_weights)
+            return (None,) * 10
+        *point, group_weight, task_way = ctx.saved_tensors
+        arguments = (*point, grad_weights)
         if torch.compiler.is_compiling():
             vjp: Any = _ops.vjp_op
-        elif torch.is_grad_enabled() or not are_plain(*arguments):
+        elif torch.is_grad_enabled() or not are_plain(*arguments, group_weight, task_way):
             vjp = Vjp.apply
         else:
             vjp = _ops.vjp
-        grad_features, *others = vjp(*arguments, *ctx.options)
-        gradients = (grad_features, None, *others, None, None, None)
+        grad_features, *others = vjp(*arguments, *ctx.options, group_weight, task_way)
+        gradients = (grad_features, None, *others, None, None, None, None, None)
         return tuple(g if need else None for g, need in zip(gradients, ctx.needs_input_grad, strict=True))
 
     @staticmethod
@@ -85,15 +88,17 @@ class SolveWithJvp(Solve):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         Solve.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:5], output[0], output[1], output[5])
+        ctx.save_for_forward(*inputs[:5], output[0], output[1], output[5], *inputs[7:9])
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        features, _, sample_weight, lambda1, lambda2, *_ = ctx.saved_tensors
+        *point, group_weight, task_way = ctx.saved_tensors
+        features, _, sample_weight, lambda1, lambda2, *_ = point
         given = (tangents[0], tangents[2], tangents[3], tangents[4])
         like = (features, sample_weight, lambda1, lambda2)
         filled = (torch.zeros_like(x) if t is None else t for t, x in zip(given, like, strict=True))
-        return (Jvp.apply(*ctx.saved_tensors, *filled, *ctx.options), None, None, None, None, None, None)  # type: ignore[no-untyped-call]
+        tangent = Jvp.apply(*point, *filled, *ctx.options, group_weight, task_way)  # type: ignore[no-untyped-call]
+        return (tangent, None, None, None, None, None, None)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
@@ -130,6 +135,8 @@ class Vjp(OnceDifferentiable):
         grad_weights: Tensor,
         group_size: int,
         dual_reg: float,
+        group_weight: Tensor | None,
+        task_way: Tensor | None,
     ) -> Any:
         return _ops.vjp_op(
             features,
@@ -143,6 +150,8 @@ class Vjp(OnceDifferentiable):
             grad_weights,
             group_size,
             dual_reg,
+            group_weight,
+            task_way,
         )
 
     @staticmethod
@@ -167,6 +176,8 @@ class Jvp(OnceDifferentiable):
         tangent_lambda2: Tensor,
         group_size: int,
         dual_reg: float,
+        group_weight: Tensor | None,
+        task_way: Tensor | None,
     ) -> Any:
         return _ops.jvp_op(
             features,
@@ -183,6 +194,8 @@ class Jvp(OnceDifferentiable):
             tangent_lambda2,
             group_size,
             dual_reg,
+            group_weight,
+            task_way,
         )
 
     @staticmethod
@@ -228,15 +241,17 @@ def apply(
     lambda2: Tensor,
     init_dual: Tensor | None,
     init_weights: Tensor | None,
+    group_weight: Tensor | None,
+    task_way: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, ...]:
     """The fields of `Solution`; see `_ops.solve` for the arguments."""
-    tensors = (features, labels, sample_weight, lambda1, lambda2, init_dual, init_weights)
+    tensors = (features, labels, sample_weight, lambda1, lambda2, init_dual, init_weights, group_weight, task_way)
     if _sparse.is_sparse(features):
-        return _sparse.solve(*tensors, options)
+        return _sparse.solve(*tensors[:8], options)
     recording = torch.is_grad_enabled() and any(t.requires_grad for t in tensors if t is not None)
     if not recording and are_plain(*tensors):
-        return _ops.solve(*tensors, *options)
+        return _ops.solve(*tensors[:7], *options, group_weight, task_way)
     options = options._replace(identify=recording or any(unpack_dual(t).tangent is not None for t in tensors if t is not None))
     function = Solve if torch.compiler.is_compiling() else SolveWithJvp
     fields: tuple[Tensor, ...] = function.apply(*tensors, options)  # type: ignore[no-untyped-call]

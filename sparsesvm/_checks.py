@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 
 def check_features(features: Tensor, name: str = "features", *, sparse: bool = False) -> None:
@@ -91,6 +92,40 @@ def class_numbers(labels: Tensor, sample_weight: Tensor | None) -> Tensor:
     return labels if sample_weight is None else labels.where(sample_weight != 0, 0)
 
 
+def split_n_way(
+    n_way: int | Tensor | None, features: Tensor, features_name: str = "features"
+) -> tuple[int | None, Tensor | None]:
+    """The largest number of classes, and that of each task (...,) int64 where they differ."""
+    if not isinstance(n_way, Tensor) or n_way.dim() == 0:
+        return n_way, None  # type: ignore[return-value]
+    if n_way.is_floating_point() or n_way.is_complex() or n_way.dtype == torch.bool:
+        raise TypeError(f"n_way must be an integer or an integer tensor; got {n_way.dtype}. Convert with n_way.long().")
+    tasks = tuple(features.shape[:-2])
+    if tuple(n_way.shape) != tasks:
+        raise ValueError(f"n_way must be a number or have one value per task, shape {tasks}; got shape {_shape(n_way)}")
+    if n_way.device != features.device:
+        raise TypeError(f"n_way must be on the device of {features_name}, {features.device}; got {n_way.device}")
+    if n_way.numel() == 0:
+        return 1, None
+    try:
+        if torch.compiler.is_compiling():
+            raise RuntimeError("values are unknown")
+        low, high = (int(value) for value in n_way.aminmax())
+    except RuntimeError as error:  # mapped
+        raise ValueError(
+            "n_way must be a number under torch.func.vmap, torch.compile and torch.export, where values cannot be looked at; "
+            "got a tensor of one per task"
+        ) from error
+    if low < 1:
+        raise ValueError(f"n_way must be at least 1 in every task; got {low}")
+    return high, None if low == high else n_way.long()
+
+
+def classes_of(n_way: int, task_way: Tensor | None, labels: Tensor) -> Tensor:
+    """Which of the n_way classes each task has: booleans (n_way,) or (..., n_way)."""
+    return torch.arange(n_way, device=labels.device) < (n_way if task_way is None else task_way.unsqueeze(-1))
+
+
 def find_n_way(labels: Tensor, n_way: int | None, sample_weight: Tensor | None = None) -> int:
     """The number of classes, by default the largest label of present samples + 1."""
     if n_way is not None:
@@ -118,8 +153,8 @@ _EMPTY = (
 )
 
 
-def check_label_range(labels: Tensor, n_way: int, name: str = "labels") -> bool:
-    """Whether the labels could be looked at."""
+def check_label_range(labels: Tensor, n_way: int, task_way: Tensor | None = None, name: str = "labels") -> bool:
+    """Whether the labels could be looked at. `task_way`: the classes of each task (...,), where they differ."""
     extremes = _extremes(labels)
     if extremes is None:
         return False
@@ -130,6 +165,12 @@ def check_label_range(labels: Tensor, n_way: int, name: str = "labels") -> bool:
             f"{name} must lie in [0, n_way) with n_way={n_way}; got {which}. "
             "Number the classes of each task from zero, e.g. with torch.unique(labels, return_inverse=True)[1]. "
             "A sample that is padding takes sample_weight 0."
+        )
+    if task_way is not None and bool((beyond := (labels >= task_way.unsqueeze(-1)).any(-1)).any()):
+        where = beyond.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name} must lie in [0, n_way) of their task; got {int(labels[tuple(where)].max())} in task {where}, "
+            f"which has n_way={int(task_way[tuple(where)])}. A sample that is padding takes sample_weight 0."
         )
     return True
 
@@ -277,6 +318,23 @@ def check_group_size(features: Tensor, group_size: int) -> int:
             "Pad the features with zero columns or choose another size."
         )
     return group_size
+
+
+def check_group_weight(group_weight: Tensor | None, features: Tensor, group_size: int) -> Tensor | None:
+    """The weights of the groups for each task, (..., groups) float64; their range is checked by the operators."""
+    if group_weight is None:
+        return None
+    if not isinstance(group_weight, Tensor):
+        raise TypeError(f"group_weight must be a torch.Tensor; got {_kind(group_weight)}. Convert with torch.as_tensor.")
+    if not group_weight.is_floating_point():
+        raise TypeError(
+            f"group_weight must be a floating-point tensor; got {group_weight.dtype}. Convert with group_weight.double()."
+        )
+    _check_same(group_weight, features, "group_weight", (features.shape[-1] // group_size,))
+    if (torch.is_grad_enabled() and group_weight.requires_grad) or unpack_dual(group_weight).tangent is not None:
+        raise NotImplementedError("group_weight has no gradient; got one that requires it. Pass group_weight.detach().")
+    check_penalty_range("group_weight", group_weight, positive=True)
+    return group_weight.detach().double().expand(*features.shape[:-2], -1)
 
 
 def solve_linear(matrix: Tensor, right: Tensor, penalty: str) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsesvm import _ops, _sparse, functional
+from sparsesvm import _checks, _ops, _sparse, functional
 from sparsesvm.results import Solution
 
 _LENGTHS = 1e4  # c / s
@@ -26,9 +26,10 @@ def solve(
     lambda1: float | Tensor | None = None,
     lambda1_ratio: float | Tensor | None = None,
     lambda2: float | Tensor,
-    n_way: int,
+    n_way: int | Tensor,
     sample_weight: Tensor | None = None,
     group_size: int = 1,
+    group_weight: Tensor | None = None,
     dual_reg: float = 0.0,
     **options: Any,
 ) -> tuple[Solution, Tensor]:
@@ -39,11 +40,13 @@ def solve(
         "n_way": n_way,
         "sample_weight": sample_weight,
         "group_size": group_size,
+        "group_weight": group_weight,
         "dual_reg": dual_reg,
     }
     if lambda1_ratio is not None:
         lambda1 = lambda1_ratio * lambda1_max(features, labels, **problem)
     size = column_size(features, sample_weight)
+    problem["group_weight"] = append_weight(group_weight)
     solution = functional.solve(append(features, size, group_size), labels, lambda1=lambda1, **problem, **options)
     return split(solution, features.shape[-1], size)
 
@@ -56,6 +59,7 @@ def path(
     sample_weight: Tensor,
     lambda2: float,
     group_size: int,
+    group_weight: Tensor | None = None,
     intercept: bool,
     **options: Any,
 ) -> tuple[Solution, Tensor | None]:
@@ -63,12 +67,15 @@ def path(
     labels (n,), with sample weights (..., n). Of features in compressed sparse rows one task. No gradients."""
     with torch.no_grad():
         m, size = features.shape[-1], column_size(features, None)
-        features = append(features, size, group_size) if intercept else features
+        if intercept:
+            features, group_weight = append(features, size, group_size), append_weight(group_weight)
         if sample_weight.dim() > 1:
             features, labels = features.expand(*sample_weight.shape, -1), labels.expand(sample_weight.shape)
         arguments = functional.make_options(features, group_size=group_size, **options)
         ridge = _ops.per_task(lambda2, features)
-        found = functional.stack(functional.along(features, labels, sample_weight.double(), penalties, ridge, arguments))
+        group_weight = _checks.check_group_weight(group_weight, features, group_size)
+        along = functional.along(features, labels, sample_weight.double(), penalties, ridge, arguments, group_weight)
+        found = functional.stack(along)
         return split(found, m, size) if intercept else (found, None)
 
 
@@ -77,24 +84,27 @@ def lambda1_max(
     labels: Tensor,
     *,
     lambda2: float | Tensor,
-    n_way: int,
+    n_way: int | Tensor,
     sample_weight: Tensor | None = None,
     group_size: int = 1,
+    group_weight: Tensor | None = None,
     dual_reg: float = 0.0,
 ) -> Tensor:
     """Penalty from which on all weights but the intercept are zero, (...,) float64, a constant to the gradient.
 
-    The dual of the intercept alone decides, max_G ||(c (Y - Lambda))' F_G||: exactly with dual_reg > 0, where it is unique, else
-    as an upper bound. There all samples of a class are alike: one of each, weighted like the class, makes the whole problem.
+    The dual of the intercept alone decides, max_G ||(c (Y - Lambda))' F_G|| / w_G: exactly with dual_reg > 0, where it is unique,
+    else as an upper bound. There all samples of a class are alike: one of each, weighted like the class, makes the whole problem.
     """
     with torch.no_grad():
         weight = torch.ones_like(labels, dtype=torch.float64) if sample_weight is None else sample_weight.double()
-        is_class = functional.one_hot(labels, n_way).double() * weight.unsqueeze(-1)
-        classes = torch.arange(n_way, device=labels.device).expand(*labels.shape[:-1], n_way)
+        most, _ = _checks.split_n_way(n_way, features)
+        assert most is not None
+        is_class = functional.one_hot(labels, most).double() * weight.unsqueeze(-1)
+        classes = torch.arange(most, device=labels.device).expand(*labels.shape[:-1], most)
         column = column_size(features, sample_weight).double()[..., None, None].expand(*classes.shape, 1)
-        uniform = (1 - torch.eye(n_way, dtype=torch.float64, device=labels.device)) / max(n_way - 1, 1)
+        uniform = (1 - torch.eye(most, dtype=torch.float64, device=labels.device)) / max(most - 1, 1)
         # Where the dual is not unique, that of equal classes gives the smaller bound.
-        start = None if dual_reg else uniform.expand(*classes.shape, n_way).contiguous()
+        start = None if dual_reg else uniform.expand(*classes.shape, most).contiguous()
         bound: float | Tensor = 0.0
         for _ in range(2):  # the second time with what the intercept itself pays
             dual = functional.solve(
@@ -104,13 +114,14 @@ def lambda1_max(
                 lambda2=lambda2,
                 n_way=n_way,
                 sample_weight=is_class.sum(-2),
+                group_weight=None if group_weight is None else group_weight.amin(-1, keepdim=True),
                 dual_reg=dual_reg,
                 tol=1e-15,  # the dual is as exact as its root
                 init_dual=start,
                 on_failure="ignore",
             ).dual
-            residual = is_class @ (torch.eye(n_way, dtype=torch.float64, device=labels.device) - dual)
-            bound = functional._largest_group_norm(residual.to(features.dtype), features, group_size)
+            residual = is_class @ (torch.eye(most, dtype=torch.float64, device=labels.device) - dual)
+            bound = functional._largest_group_norm(residual.to(features.dtype), features, group_size, group_weight)
         assert isinstance(bound, Tensor)
         return bound * (1 + 1e-6)
 
@@ -128,6 +139,11 @@ def column_size(features: Tensor, sample_weight: Tensor | None) -> Tensor:
             total = sample_weight.sum(-1)
             mean = (sample_weight * squares).sum(-1) / torch.where(total > 0, total, 1.0)
         return _LENGTHS * torch.where(mean > 0, mean, 1.0).sqrt()
+
+
+def append_weight(group_weight: Tensor | None) -> Tensor | None:
+    """With that of the intercept, whose penalty is to be negligible beside all others."""
+    return None if group_weight is None else torch.cat([group_weight, group_weight.amin(-1, keepdim=True)])
 
 
 def append(features: Tensor, size: Tensor, group_size: int) -> Tensor:

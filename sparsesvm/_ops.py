@@ -1,8 +1,9 @@
 """The compiled solver as torch operators: value checks, allocation, addresses; no maths.
 
 Shapes: features (..., n, m), labels (..., n) int64, sample_weight (..., n) and lambda1, lambda2 (...,) float64, with the same
-task dimensions `...`. The plain functions do the work; `solve_op`, `vjp_op` and `jvp_op` are the same as operators that
-torch.compile and torch.export keep whole.
+task dimensions `...`; group_weight (..., groups) float64 or None for ones, task_way (...,) int64, the number of classes of
+each task, or None where all have n_way. The plain functions do the work; `solve_op`, `vjp_op` and `jvp_op` are the same as
+operators that torch.compile and torch.export keep whole.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def solve(
     max_iter: int,
     on_failure: str,
     identify: bool,
+    group_weight: Tensor | None = None,
+    task_way: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Check the values, solve, report failures. Returns the fields of `Solution`.
 
@@ -51,10 +54,11 @@ def solve(
     """
     check_report(features, on_failure)
     inputs = _readable(features, labels, sample_weight, lambda1, lambda2)
-    addresses = _addresses(*inputs)
+    group_weight = _readable_group_weight(group_weight)
+    addresses = _addresses(*inputs, group_weight, task_way)
     sizes = _sizes(features, n_way, group_size)
     if not features.is_cuda:
-        check_values(*inputs[1:], n_way, dual_reg)
+        check_values(*inputs[1:], n_way, dual_reg, group_weight, task_way)
     init_dual = readable_dual(init_dual)
     if init_weights is not None:
         init_weights = init_weights.contiguous()
@@ -70,8 +74,8 @@ def solve(
         tol,
         max_iter,
         identify,
-        0 if init_dual is None else init_dual.data_ptr(),
-        0 if init_weights is None else init_weights.data_ptr(),
+        _address(init_dual),
+        _address(init_weights),
         weights.data_ptr(),
         dual.data_ptr(),
         gap.data_ptr(),
@@ -84,16 +88,27 @@ def solve(
     return outputs
 
 
-def check_values(labels: Tensor, sample_weight: Tensor, lambda1: Tensor, lambda2: Tensor, n_way: int, dual_reg: float) -> None:
+def check_values(
+    labels: Tensor,
+    sample_weight: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    n_way: int,
+    dual_reg: float,
+    group_weight: Tensor | None = None,
+    task_way: Tensor | None = None,
+) -> None:
     """Of contiguous tensors on the CPU."""
     n_tasks, n_samples = lambda1.numel(), labels.shape[-1]
     addresses = (labels.data_ptr(), sample_weight.data_ptr(), lambda1.data_ptr(), lambda2.data_ptr())
-    if not _core.acceptable(n_tasks, n_samples, n_way, *addresses, dual_reg):
-        _checks.check_label_range(labels, n_way)
+    if not _core.acceptable(n_tasks, n_samples, n_way, *addresses, _address(task_way), dual_reg):
+        _checks.check_label_range(labels, n_way, task_way)
         _checks.check_penalty_range("sample_weight", sample_weight)
         _checks.check_penalty_range("lambda1", lambda1)
         _checks.check_penalty_range("lambda2", lambda2)
         _checks.check_ridge_range(lambda1, lambda2, dual_reg)
+    if group_weight is not None:
+        _checks.check_penalty_range("group_weight", group_weight, positive=True)
 
 
 def readable_dual(init_dual: Tensor | None) -> Tensor | None:
@@ -116,6 +131,8 @@ def vjp(
     grad_weights: Tensor,
     group_size: int,
     dual_reg: float,
+    group_weight: Tensor | None = None,
+    task_way: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of features, sample_weight, lambda1 and lambda2 for a cotangent of the weights."""
     _checks.check_has_gradient(lambda2)
@@ -129,7 +146,7 @@ def vjp(
         "diff",
         features,
         _sizes(features, weights.shape[-2], group_size),
-        *_addresses(*inputs),
+        *_addresses(*inputs, _readable_group_weight(group_weight), task_way),
         dual_reg,
         weights.data_ptr(),
         dual.data_ptr(),
@@ -157,6 +174,8 @@ def jvp(
     tangent_lambda2: Tensor,
     group_size: int,
     dual_reg: float,
+    group_weight: Tensor | None = None,
+    task_way: Tensor | None = None,
 ) -> Tensor:
     """Tangent of the weights for tangents of features, sample_weight, lambda1 and lambda2."""
     _checks.check_has_gradient(lambda2)
@@ -171,7 +190,7 @@ def jvp(
         "diff",
         features,
         _sizes(features, weights.shape[-2], group_size),
-        *_addresses(*inputs),
+        *_addresses(*inputs, _readable_group_weight(group_weight), task_way),
         dual_reg,
         weights.data_ptr(),
         dual.data_ptr(),
@@ -205,6 +224,8 @@ def _(
     max_iter: int,
     on_failure: str,
     identify: bool,
+    group_weight: Tensor | None = None,
+    task_way: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return solve_outputs(features, n_way, group_size)
 
@@ -222,6 +243,8 @@ def _(
     grad_weights: Tensor,
     group_size: int,
     dual_reg: float,
+    group_weight: Tensor | None = None,
+    task_way: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _vjp_outputs(features)
 
@@ -242,6 +265,8 @@ def _(
     tangent_lambda2: Tensor,
     group_size: int,
     dual_reg: float,
+    group_weight: Tensor | None = None,
+    task_way: Tensor | None = None,
 ) -> Tensor:
     return torch.empty_like(weights, memory_format=torch.contiguous_format)
 
@@ -311,9 +336,27 @@ def _readable(
     return features, labels.contiguous(), sample_weight.contiguous(), lambda1.contiguous(), lambda2.contiguous()
 
 
+def _readable_group_weight(group_weight: Tensor | None) -> Tensor | None:
+    """With one task dimension and the weights of a task side by side; tasks may share them."""
+    if group_weight is None:
+        return None
+    group_weight = group_weight.unsqueeze(0) if group_weight.dim() == 1 else group_weight.flatten(0, -2)
+    return group_weight if group_weight.stride(-1) == 1 else group_weight.contiguous()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
 def _addresses(
-    features: Tensor, labels: Tensor, sample_weight: Tensor, lambda1: Tensor, lambda2: Tensor
-) -> tuple[int, int, int, int, int, int, int]:
+    features: Tensor,
+    labels: Tensor,
+    sample_weight: Tensor,
+    lambda1: Tensor,
+    lambda2: Tensor,
+    group_weight: Tensor | None,
+    task_way: Tensor | None,
+) -> tuple[int, ...]:
     return (
         features.data_ptr(),
         features.stride(0),
@@ -322,6 +365,9 @@ def _addresses(
         sample_weight.data_ptr(),
         lambda1.data_ptr(),
         lambda2.data_ptr(),
+        _address(group_weight),
+        0 if group_weight is None else group_weight.stride(0),
+        _address(task_way),
     )
 
 

@@ -52,6 +52,7 @@ def solve(
     lambda2: Tensor,
     init_dual: Tensor | None,
     init_weights: Tensor | None,
+    group_weight: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, ...]:
     """As `_ops.solve`. Raises NotImplementedError where a gradient would be recorded."""
@@ -65,7 +66,8 @@ def solve(
     values = features.values().contiguous()
     start, column = features.crow_indices().long().contiguous(), features.col_indices().long().contiguous()
     labels, sample_weight, lambda1, lambda2 = (t.contiguous() for t in (labels, sample_weight, lambda1, lambda2))
-    _ops.check_values(labels, sample_weight, lambda1, lambda2, n_way, dual_reg)
+    group_weight = None if group_weight is None else group_weight.contiguous()
+    _ops.check_values(labels, sample_weight, lambda1, lambda2, n_way, dual_reg, group_weight)
     init_dual = _ops.readable_dual(init_dual)
     if init_weights is not None:
         init_weights = init_weights.contiguous()
@@ -83,6 +85,7 @@ def solve(
         sample_weight.data_ptr(),
         lambda1.data_ptr(),
         lambda2.data_ptr(),
+        0 if group_weight is None else group_weight.data_ptr(),
         dual_reg,
         tol,
         max_iter,

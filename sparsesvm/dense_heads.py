@@ -1,12 +1,10 @@
 """The usual few-shot heads, which use all features: the baselines of `SparseSVMHead`, and its ridge refit."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from sparsesvm import _checks, functional
-from sparsesvm.fewshot import FewShotHead, Normalize, log_parameter
+from sparsesvm.fewshot import NEVER, FewShotHead, Normalize, log_parameter
 
 
 class RidgeHead(FewShotHead):
@@ -43,9 +41,11 @@ class RidgeHead(FewShotHead):
         self.lambda2 = _checks.check_number("lambda2", lambda2, positive=True)
         self.log_lambda2 = log_parameter(lambda2) if learn_penalties else None
 
-    def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, None]:
+    def _fit_linear(
+        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, task_way: Tensor | None
+    ) -> tuple[Tensor, None]:
         lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
-        return ridge_weights(features, labels, n_way, sample_weight, lambda2), None
+        return ridge_weights(features, labels, n_way, sample_weight, lambda2, task_way=task_way), None
 
     def extra_repr(self) -> str:
         return f"lambda2={self.lambda2}, learn_penalties={self.log_lambda2 is not None}, {super().extra_repr()}"
@@ -74,26 +74,36 @@ class PrototypeHead(FewShotHead):
     ) -> None:
         super().__init__(center=center, normalize=normalize, scale=scale, learn_scale=learn_scale)
 
-    def _fit_linear(self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _fit_linear(
+        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, task_way: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         members = functional.one_hot(labels, n_way).to(features.dtype)
         if sample_weight is not None:
             members = members * sample_weight.unsqueeze(-1)
         total = members.sum(-2)
         empty = total == 0
         prototypes = members.mT @ features / torch.where(empty, 1.0, total).unsqueeze(-1)
-        # Hugely negative for an empty class, but finite, and so is its product with a gradient in single precision.
-        never = -math.sqrt(torch.finfo(torch.float32).max)
-        bias = torch.where(empty, never, -prototypes.square().sum(-1))
+        bias = torch.where(empty, NEVER, -prototypes.square().sum(-1))
         return 2 * prototypes, bias
 
 
 def ridge_weights(
-    features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, lambda2: Tensor | float, name: str = "lambda2"
+    features: Tensor,
+    labels: Tensor,
+    n_way: int,
+    sample_weight: Tensor | None,
+    lambda2: Tensor | float,
+    name: str = "lambda2",
+    task_way: Tensor | None = None,
 ) -> Tensor:
     """`RidgeHead`'s weights (..., n_way, n_features); `lambda2` is a number or (..., 1, 1), which the caller's user knows as
     `name`."""
     exact = features.double()  # in which small penalties and large features keep their digits
-    targets = functional.one_hot(labels, n_way).double() - 1 / n_way
+    targets = functional.one_hot(labels, n_way).double()
+    if task_way is None:
+        targets = targets - 1 / n_way
+    else:
+        targets = (targets - 1 / task_way.double()[..., None, None]) * _checks.classes_of(n_way, task_way, labels).unsqueeze(-2)
     # (F' C F + lambda2 I)^-1 F' C T = F' C (F F' C + lambda2 I)^-1 T. Without square roots of the weights C, the gradient
     # exists at weight zero too.
     weight = 1.0 if sample_weight is None else sample_weight.double().unsqueeze(-1)

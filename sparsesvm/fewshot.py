@@ -17,6 +17,10 @@ from sparsesvm import _checks, _scores
 
 Normalize = bool | Literal["each"]
 
+# The bias of a class that is never predicted: hugely negative, but finite, and so is its product with a gradient in single
+# precision.
+NEVER = -math.sqrt(torch.finfo(torch.float32).max)
+
 
 class FittedHead(nn.Module):
     """A classifier fitted to a support set, affine in the standardised features: a module that scores queries.
@@ -102,7 +106,7 @@ class FewShotHead(nn.Module):
         query: Tensor,
         support: Tensor,
         support_labels: Tensor,
-        n_way: int | None = None,
+        n_way: int | Tensor | None = None,
         n_shot: int | None = None,
         *,
         sample_weight: Tensor | None = None,
@@ -114,8 +118,10 @@ class FewShotHead(nn.Module):
             support: (..., n_support, n_features).
             support_labels: (..., n_support) integers in [0, n_way), in any order; of absent samples anything, such as -100.
             n_way: number of classes; by default the largest label + 1, which must be known in advance, hence given,
-                under `torch.compile`, `torch.export` and `torch.func.vmap`.
-            n_shot: only checked: the support set must then hold n_way * n_shot samples. Nothing else depends on it.
+                under `torch.compile`, `torch.export` and `torch.func.vmap`. Or one number for each task, an integer tensor
+                (...,): a task is fitted as it is alone, and classes that it lacks are never predicted.
+            n_shot: only checked: the support set must then hold n_way * n_shot samples, of the largest n_way. Nothing else
+                depends on it.
             sample_weight: (..., n_support), >= 0. Zero removes a sample: tasks of different size share a batch by
                 padding, and what the padding holds changes nothing.
 
@@ -128,7 +134,7 @@ class FewShotHead(nn.Module):
         self,
         support: Tensor,
         support_labels: Tensor,
-        n_way: int | None = None,
+        n_way: int | Tensor | None = None,
         n_shot: int | None = None,
         *,
         sample_weight: Tensor | None = None,
@@ -137,16 +143,22 @@ class FewShotHead(nn.Module):
         return FittedHead(*self._fit(support, support_labels, n_way, n_shot, sample_weight))
 
     def _fit(
-        self, support: Tensor, support_labels: Tensor, n_way: int | None, n_shot: int | None, sample_weight: Tensor | None
+        self,
+        support: Tensor,
+        support_labels: Tensor,
+        n_way: int | Tensor | None,
+        n_shot: int | None,
+        sample_weight: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | float, bool, bool]:
         """The arguments of `FittedHead`: a call of the head needs no module, which takes longer to make than a small task."""
         _checks.check_features(support, "support")
         _checks.check_labels(support_labels, support, "support_labels", "support")
         if sample_weight is not None:
             _checks.check_sample_weight(sample_weight, support, "support")
+        n_way, task_way = _checks.split_n_way(n_way, support, "support")
         n_way = _checks.find_n_way(support_labels, n_way, sample_weight)
         labels = _checks.class_numbers(support_labels, sample_weight)
-        seen = _checks.check_label_range(labels, n_way, "support_labels")
+        seen = _checks.check_label_range(labels, n_way, task_way, "support_labels")
         if n_shot is not None and support.shape[-2] != n_way * n_shot:
             raise ValueError(
                 f"support must hold n_way * n_shot = {n_way} * {n_shot} samples; got {support.shape[-2]}. "
@@ -180,8 +192,12 @@ class FewShotHead(nn.Module):
                 support = support / norm
             if not seen:
                 # Labels of no class must not pass for an answer.
-                support = support.where(((labels >= 0) & (labels < n_way)).unsqueeze(-1), math.nan)
-            weights, bias = self._fit_linear(support, labels, n_way, sample_weight)
+                below = labels < (n_way if task_way is None else task_way.unsqueeze(-1))
+                support = support.where(((labels >= 0) & below).unsqueeze(-1), math.nan)
+            weights, bias = self._fit_linear(support, labels, n_way, sample_weight, task_way)
+            if task_way is not None:
+                there = _checks.classes_of(n_way, task_way, labels)
+                bias = torch.where(there, weights.new_zeros(()) if bias is None else bias, NEVER)
             scale = self.scale if self.log_scale is None else self.log_scale.exp()
             return weights, bias, mean, norm, scale, self.normalize == "each", mean_is_small
 
@@ -190,9 +206,10 @@ class FewShotHead(nn.Module):
         return sample_weight
 
     def _fit_linear(
-        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
+        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, task_way: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Weights (..., n_way, n_features) and bias (..., n_way) for standardised features."""
+        """Weights (..., n_way, n_features) and bias (..., n_way) for standardised features. `task_way`: the classes of each task
+        (...,) where they differ."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:

@@ -23,9 +23,10 @@ def solve(
     lambda1: float | Tensor | None = None,
     lambda1_ratio: float | Tensor | None = None,
     lambda2: float | Tensor,
-    n_way: int | None = None,
+    n_way: int | Tensor | None = None,
     sample_weight: Tensor | None = None,
     group_size: int = 1,
+    group_weight: Tensor | None = None,
     dual_reg: float = 0.0,
     tol: float = 1e-6,
     max_iter: int = 100,
@@ -34,9 +35,9 @@ def solve(
 ) -> Solution:
     """Fit group-sparse multiclass SVMs, one per task, each certified by its duality gap.
 
-    Minimises over W, for each task with features f_i, one-hot labels Y, sample weights c and groups G of features,
+    Minimises over W, for each task with features f_i, one-hot labels Y, sample weights c and groups G of features with weights w,
 
-        sum_i c_i max_l [1 - Y_il + (W_l - W_{y_i}) . f_i] + lambda1 sum_G ||W_:G|| + lambda2 / 2 ||W||^2.
+        sum_i c_i max_l [1 - Y_il + (W_l - W_{y_i}) . f_i] + lambda1 sum_G w_G ||W_:G|| + lambda2 / 2 ||W||^2.
 
     The hinge is a sum over samples, not a mean: the penalties weigh against the sum. With `dual_reg` r > 0 the dual gains
     the term r / (2 lambda2) sum_i c_i ||Lambda_i - Y_i||^2, which smooths the hinge.
@@ -51,10 +52,14 @@ def solve(
         lambda2: squared-norm penalty, >= 0, of a shape like lambda1. Differentiable where positive. At zero (with lambda1 > 0
             and dual_reg = 0) the weights need not be unique: the status NOT_UNIQUE says so.
         n_way: number of classes; by default the largest label + 1, with a warning where that leaves a class empty. Required
-            under vmap, torch.compile and torch.export.
+            under vmap, torch.compile and torch.export. Or one number for each task, an integer tensor (...,): classes from
+            there on are absent, with weights and dual zero, and the task has the solution, gap and gradient that it has
+            alone. On a CUDA device that waits for the numbers.
         sample_weight: (..., n_support), >= 0, by default ones. Zero removes a sample: tasks of different size share a
             batch by padding, and what the padding holds changes nothing. Differentiable.
-        group_size: features come in consecutive groups of this size, kept or dropped together.
+        group_size: features come in consecutive groups of this size, kept or dropped together. Groups of unequal size are
+            padded with columns of zeros, which change nothing.
+        group_weight: (n_features / group_size,), positive: w above, by default ones. Shared by the tasks, and without gradient.
         dual_reg: r above; 0 is the exact hinge, 1 the smoothed SVM of MetaOptNet with C = 1 / lambda2.
         tol: relative; a task has converged when its gap <= tol * sum_i c_i, the objective at W = 0. The arithmetic is
             float64 also for float32 features, so that both types certify the default.
@@ -105,8 +110,10 @@ def solve(
     _checks.check_penalty("lambda2", lambda2, features)
     if sample_weight is not None:
         _checks.check_sample_weight(sample_weight, features)
+    n_way, task_way = _checks.split_n_way(n_way, features)
     n_way = _checks.find_n_way(labels, n_way, sample_weight)
     options = make_options(features, n_way, group_size, dual_reg, tol, max_iter, on_failure)
+    group_weight = _checks.check_group_weight(group_weight, features, options.group_size)
     labels = _checks.class_numbers(labels, sample_weight)
     if init_dual is not None:
         _checks.check_dual(init_dual, features, options.n_way)
@@ -115,14 +122,16 @@ def solve(
         features = features.float()
     if lambda1_ratio is not None:
         _checks.check_ratio(lambda1_ratio, features)
-        bound = _lambda1_bound(features.detach(), labels, options.n_way, sample_weight, options.group_size)
-        lambda1 = lambda1_ratio * bound * _smoothing_share(options.n_way, lambda2, options.dual_reg)
+        structure = (options.group_size, group_weight)
+        bound = _lambda1_bound(features.detach(), labels, n_way, task_way, sample_weight, *structure)
+        lambda1 = lambda1_ratio * bound * _smoothing_share(n_way, task_way, lambda2, options.dual_reg)
     else:
         assert lambda1 is not None
         _checks.check_penalty("lambda1", lambda1, features)
     lambda1, lambda2 = _ops.per_task(lambda1, features), _ops.per_task(lambda2, features)
     weight = _weight(labels, sample_weight)
-    solution = Solution(*_autograd.apply(features, labels, weight, lambda1, lambda2, init_dual, None, options))
+    tensors = (features, labels, weight, lambda1, lambda2, init_dual, None, group_weight, task_way)
+    solution = Solution(*_autograd.apply(*tensors, options))
     if lambda1_ratio is not None and on_failure == "warn":
         _report_no_features(solution, lambda1_ratio, lambda1)
     return solution
@@ -149,14 +158,15 @@ def lambda1_max(
     *,
     exact: bool = False,
     lambda2: float | Tensor | None = None,
-    n_way: int | None = None,
+    n_way: int | Tensor | None = None,
     sample_weight: Tensor | None = None,
     group_size: int = 1,
+    group_weight: Tensor | None = None,
     dual_reg: float = 0.0,
 ) -> Tensor:
     """Penalty from which on all weights are zero: (...,), in the units of lambda1.
 
-    W = 0 is optimal iff some dual with Lambda_{i,y_i} = 0 has max_G ||((c (Y - Lambda))^T F)_:G|| <= lambda1. The cheap
+    W = 0 is optimal iff some dual with Lambda_{i,y_i} = 0 has max_G ||((c (Y - Lambda))^T F)_:G|| / w_G <= lambda1. The cheap
     bound takes Lambda uniform over the wrong classes. It equals the smallest such penalty for two classes, and is 1.1 to 1.7
     times that in episodes, 2 to 2.6 times with 1,000 samples and more, and any number of times where classes overlap in every
     direction, as in few features. `lambda1_ratio` everywhere refers to this bound.
@@ -165,7 +175,7 @@ def lambda1_max(
     the bound shrinks by the factor min(1, lambda2 (k - 1) / (r k)) and is the smallest such penalty.
 
     Args:
-        features, labels, n_way, sample_weight, group_size, dual_reg: as in `solve`.
+        features, labels, n_way, sample_weight, group_size, group_weight, dual_reg: as in `solve`.
         exact: minimise over the dual instead, to a relative accuracy of 1e-4, or 1e-9 of the bound, rounded up. Costs some five
             solves with lambda2 = 0, on the CPU; not differentiable. The same as the bound where `dual_reg` is positive.
         lambda2: as in `solve`, but a constant to the gradient; matters, and is required, where `dual_reg` is positive.
@@ -190,17 +200,19 @@ def lambda1_max(
         _checks.check_penalty("lambda2", lambda2, features, positive=True)
     _checks.check_labels(labels, features)
     group_size = _checks.check_group_size(features, group_size)
+    group_weight = _checks.check_group_weight(group_weight, features, group_size)
     if sample_weight is not None:
         _checks.check_sample_weight(sample_weight, features)
+    n_way, task_way = _checks.split_n_way(n_way, features)
     n_way = _checks.find_n_way(labels, n_way, sample_weight)
     labels = _checks.class_numbers(labels, sample_weight)
     if features.element_size() < 4:
         features = features.float()
     if exact and not dual_reg:
-        bound = _exact_lambda1_max(features.detach(), labels, n_way, sample_weight, group_size)
+        bound = _exact_lambda1_max(features.detach(), labels, n_way, task_way, sample_weight, group_size, group_weight)
     else:
-        bound = _lambda1_bound(features, labels, n_way, sample_weight, group_size)
-        bound = bound * _smoothing_share(n_way, lambda2, dual_reg)
+        bound = _lambda1_bound(features, labels, n_way, task_way, sample_weight, group_size, group_weight)
+        bound = bound * _smoothing_share(n_way, task_way, lambda2, dual_reg)
     # A bound keeps its side when it is rounded up.
     return (bound * (1 + 1e-7)).float() if features.dtype == torch.float32 else bound
 
@@ -216,6 +228,7 @@ def duality_gap(
     n_way: int | None = None,
     sample_weight: Tensor | None = None,
     group_size: int = 1,
+    group_weight: Tensor | None = None,
     dual_reg: float = 0.0,
 ) -> Tensor:
     """Certificate of anybody's solution: an upper bound on how far its objective is above the minimum, (...,) float64.
@@ -226,7 +239,8 @@ def duality_gap(
         weights: (..., n_way, n_features), the solution to certify. Given alone, `solve` finds a dual to compare with.
         dual: (..., n_support, n_way), a probability vector per sample, up to rounding. Given alone, it certifies the
             weights that belong to it by the link W = block soft-thresholding of (c (Y - Lambda))^T F, without cancellation.
-        features, labels, lambda1, lambda2, n_way, sample_weight, group_size, dual_reg: as in `solve`.
+        features, labels, lambda1, lambda2, n_way, sample_weight, group_size, group_weight, dual_reg: as in `solve`, but n_way
+            is a number.
 
     Raises:
         TypeError, ValueError: as in `solve`, and when neither weights nor dual is given.
@@ -248,6 +262,8 @@ def duality_gap(
     n_way = _checks.find_n_way(labels, n_way, sample_weight)
     labels = _checks.class_numbers(labels, sample_weight)
     _checks.check_label_range(labels, n_way)
+    group_size = _checks.check_group_size(features, group_size)
+    _checks.check_group_weight(group_weight, features, group_size)
     for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
         if isinstance(value, Tensor):
             _checks.check_penalty_range(name, value, positive=name == "lambda2")
@@ -261,7 +277,8 @@ def duality_gap(
         "lambda2": lambda2,
         "n_way": n_way,
         "sample_weight": sample_weight,
-        "group_size": _checks.check_group_size(features, group_size),
+        "group_size": group_size,
+        "group_weight": group_weight,
         "dual_reg": _checks.check_number("dual_reg", dual_reg),
     }
     exact = reference.make_problem(features, labels, **problem)
@@ -288,9 +305,10 @@ def regularization_path(
     lambda2: float | Tensor,
     n_lambdas: int = 50,
     min_ratio: float = 1e-2,
-    n_way: int | None = None,
+    n_way: int | Tensor | None = None,
     sample_weight: Tensor | None = None,
     group_size: int = 1,
+    group_weight: Tensor | None = None,
     dual_reg: float = 0.0,
     tol: float = 1e-6,
     max_iter: int = 100,
@@ -304,7 +322,8 @@ def regularization_path(
     Args:
         n_lambdas: number of penalties, at least 1.
         min_ratio: the smallest penalty as a share of `lambda1_max`, in (0, 1].
-        features, labels, lambda2, n_way, sample_weight, group_size, dual_reg, tol, max_iter, on_failure: as in `solve`.
+        features, labels, lambda2, n_way, sample_weight, group_size, group_weight, dual_reg, tol, max_iter, on_failure: as in
+            `solve`.
 
     Returns:
         `RegularizationPath`: lambda1 (n_lambdas, ...) and a `Solution` whose fields have the leading axis n_lambdas.
@@ -327,30 +346,42 @@ def regularization_path(
     _checks.check_device(features, USABLE_DEVICES)
     _checks.check_labels(labels, features)
     _checks.check_penalty("lambda2", lambda2, features)
+    n_way, task_way = _checks.split_n_way(n_way, features)
     n_way = _checks.find_n_way(labels, n_way, sample_weight)
     options = make_options(features, n_way, group_size, dual_reg, tol, max_iter, on_failure)
     with torch.no_grad():
-        bound = lambda1_max(features, labels, n_way=n_way, sample_weight=sample_weight, group_size=group_size).double()
-        bound = bound * _smoothing_share(n_way, lambda2, options.dual_reg)
+        problem: dict[str, Any] = {"sample_weight": sample_weight, "group_size": group_size, "group_weight": group_weight}
+        bound = lambda1_max(features, labels, n_way=n_way if task_way is None else task_way, **problem).double()
+        bound = bound * _smoothing_share(n_way, task_way, lambda2, options.dual_reg)
+        group_weight = _checks.check_group_weight(group_weight, features, options.group_size)
         ratios = torch.logspace(0, math.log10(min_ratio), n_lambdas, dtype=torch.float64, device=bound.device)
         penalties = ratios.reshape(-1, *(1,) * bound.dim()) * bound
         if features.element_size() < 4:
             features = features.float()
         labels = _checks.class_numbers(labels, sample_weight)
-        solutions = along(features, labels, _weight(labels, sample_weight), penalties, _ops.per_task(lambda2, features), options)
+        tensors = (features, labels, _weight(labels, sample_weight), penalties, _ops.per_task(lambda2, features))
+        solutions = along(*tensors, options, group_weight, task_way)
         if on_failure == "warn":
             _report_no_features(solutions[-1], ratios[-1], penalties[-1])
     return RegularizationPath(penalties, stack(solutions))
 
 
 def along(
-    features: Tensor, labels: Tensor, sample_weight: Tensor, penalties: Tensor, lambda2: Tensor, options: _autograd.Options
+    features: Tensor,
+    labels: Tensor,
+    sample_weight: Tensor,
+    penalties: Tensor,
+    lambda2: Tensor,
+    options: _autograd.Options,
+    group_weight: Tensor | None = None,
+    task_way: Tensor | None = None,
 ) -> list[Solution]:
     """Of checked tensors as `_autograd.apply` takes them, for penalties (n_lambdas, ...): each started from the one before."""
     solutions: list[Solution] = []
     dual = weights = None
     for penalty in penalties:
-        solutions.append(Solution(*_autograd.apply(features, labels, sample_weight, penalty, lambda2, dual, weights, options)))
+        tensors = (features, labels, sample_weight, penalty, lambda2, dual, weights, group_weight, task_way)
+        solutions.append(Solution(*_autograd.apply(*tensors, options)))
         dual, weights = solutions[-1].dual.double(), solutions[-1].weights
     return solutions
 
@@ -416,7 +447,15 @@ def one_hot(labels: Tensor, n_way: int) -> Tensor:
     return labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)
 
 
-def _lambda1_bound(features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, group_size: int) -> Tensor:
+def _lambda1_bound(
+    features: Tensor,
+    labels: Tensor,
+    n_way: int,
+    task_way: Tensor | None,
+    sample_weight: Tensor | None,
+    group_size: int,
+    group_weight: Tensor | None,
+) -> Tensor:
     """The cheap bound (...,) in float64, of features in float32 or float64."""
     is_class = one_hot(labels, n_way)
     # Y - Lambda for Lambda uniform over the wrong classes.
@@ -424,31 +463,37 @@ def _lambda1_bound(features: Tensor, labels: Tensor, n_way: int, sample_weight: 
     residual = torch.full(is_class.shape, wrong, dtype=features.dtype, device=features.device).masked_fill(
         is_class, float(n_way > 1)
     )
-    if not _checks.check_label_range(labels, n_way):
+    if task_way is not None:
+        others = (task_way - 1).clamp(min=1).to(features.dtype)[..., None, None]
+        residual = torch.where(is_class, (task_way > 1).to(features.dtype)[..., None, None], -1 / others)
+        residual = residual * _checks.classes_of(n_way, task_way, labels).unsqueeze(-2)
+    if not _checks.check_label_range(labels, n_way, task_way):
         residual = residual.where(is_class.any(-1, keepdim=True), math.nan)
     if sample_weight is not None:
         sample_weight = sample_weight.to(features.dtype)
         _checks.check_penalty_range("sample_weight", sample_weight)
         features = _present(features, sample_weight)
         residual = residual * sample_weight.unsqueeze(-1)
-    bound = _largest_group_norm(residual, features, group_size)
+    bound = _largest_group_norm(residual, features, group_size, group_weight)
     _checks.check_finite("features", bound)
     return bound
 
 
-def _smoothing_share(n_way: int, lambda2: float | Tensor | None, dual_reg: float) -> float | Tensor:
+def _smoothing_share(n_way: int, task_way: Tensor | None, lambda2: float | Tensor | None, dual_reg: float) -> float | Tensor:
     """By which `dual_reg` shrinks the bound: the dual of the wrong classes at W = 0, as a share of the uniform 1 / (k - 1)."""
     if not dual_reg:
         return 1.0
     assert lambda2 is not None
+    per_lambda2 = (n_way - 1) / (dual_reg * n_way) if task_way is None else (task_way - 1) / (dual_reg * task_way.double())
     if isinstance(lambda2, Tensor):
         _checks.check_penalty_range("lambda2", lambda2, positive=True)
-        return (lambda2.detach().double() * ((n_way - 1) / (dual_reg * n_way))).clamp(max=1.0)
-    return min(1.0, lambda2 * (n_way - 1) / (dual_reg * n_way))
+        lambda2 = lambda2.detach().double()
+    share = lambda2 * per_lambda2
+    return share.clamp(max=1.0) if isinstance(share, Tensor) else min(1.0, share)
 
 
-def _largest_group_norm(residual: Tensor, features: Tensor, group_size: int) -> Tensor:
-    """max_G ||(residual^T F)_:G||, rounded up by the bound on the rounding error, so that W is exactly zero from there on."""
+def _largest_group_norm(residual: Tensor, features: Tensor, group_size: int, group_weight: Tensor | None = None) -> Tensor:
+    """max_G ||(residual^T F)_:G|| / w_G, rounded up by the bound on the rounding error, so that W is exactly zero from there."""
     with torch.autocast(features.device.type, enabled=False):
         if features.dtype == residual.dtype:
             correlation = _sparse.correlation(features, residual) if _sparse.is_sparse(features) else residual.mT @ features
@@ -457,12 +502,22 @@ def _largest_group_norm(residual: Tensor, features: Tensor, group_size: int) -> 
         else:  # a copy of some columns at a time
             correlation = torch.cat([residual.mT @ columns.to(residual.dtype) for columns in features.split(256, -1)], -1)
     # Squares of large and of small single-precision numbers leave its range.
-    largest = reference.group_norms(correlation.double(), group_size).amax(-1)
+    norms = reference.group_norms(correlation.double(), group_size)
+    largest = (norms if group_weight is None else norms / group_weight).amax(-1)
     return largest * (1 + 4 * features.shape[-2] * torch.finfo(residual.dtype).eps)
 
 
-def _exact_lambda1_max(features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, group_size: int) -> Tensor:
-    """Newton's method on lambda1_max = max_W sum_i c_i min_{l != y_i} (W_{y_i} - W_l) . f_i / sum_G ||W_:G||, (...,) float64.
+def _exact_lambda1_max(
+    features: Tensor,
+    labels: Tensor,
+    n_way: int,
+    task_way: Tensor | None,
+    sample_weight: Tensor | None,
+    group_size: int,
+    group_weight: Tensor | None,
+) -> Tensor:
+    """Newton's method on lambda1_max = max_W sum_i c_i min_{l != y_i} (W_{y_i} - W_l) . f_i / sum_G w_G ||W_:G||, (...,)
+    float64.
 
     The minimum of the objective with lambda2 = 0 is concave in lambda1 and sum_i c_i from lambda1_max on; it bends there, so that
     few steps suffice. Its weights at any lambda1 bound the ratio from below, its dual without the own classes from above,
@@ -470,28 +525,32 @@ def _exact_lambda1_max(features: Tensor, labels: Tensor, n_way: int, sample_weig
     """
     device = features.device
     features, labels = features.cpu(), labels.cpu()  # lambda2 = 0 is solved there
+    group_weight, task_way = (None if tensor is None else tensor.cpu() for tensor in (group_weight, task_way))
     weight = _weight(labels, None if sample_weight is None else sample_weight.cpu())
-    bound = upper = _lambda1_bound(features, labels, n_way, weight, group_size)
+    bound = upper = _lambda1_bound(features, labels, n_way, task_way, weight, group_size, group_weight)
     if n_way == 1:
         return upper.to(device)
     features = _present(features, weight)
     is_class = one_hot(labels, n_way)
+    excluded = is_class | ~_checks.classes_of(n_way, task_way, labels).unsqueeze(-2)  # from what may be wrong
     options = make_options(features, n_way, group_size, 0.0, 0.01 * _BRACKET, 100, "ignore")
     lower, ridge = torch.zeros_like(upper), torch.zeros_like(upper)
     penalty = 0.5 * upper
     dual = weights = None
     for step in range(_BRACKET_STEPS):
         penalty = torch.where(penalty > 0, penalty, 1.0)  # nothing to learn from
-        found = Solution(*_autograd.apply(features, labels, weight, penalty, ridge, dual, weights, options))
+        tensors = (features, labels, weight, penalty, ridge, dual, weights, group_weight, task_way)
+        found = Solution(*_autograd.apply(*tensors, options))
         dual, weights = found.dual.double(), found.weights
         scores = decision_function(features, weights).double()
-        margin = scores.where(is_class, 0.0).sum(-1) - scores.masked_fill(is_class, -math.inf).amax(-1)
-        length = reference.group_norms(weights.double(), group_size).sum(-1)
+        margin = scores.where(is_class, 0.0).sum(-1) - scores.masked_fill(excluded, -math.inf).amax(-1)
+        norms = reference.group_norms(weights.double(), group_size)
+        length = (norms if group_weight is None else norms * group_weight).sum(-1)
         lower = torch.maximum(lower, (weight * margin).sum(-1) / torch.where(length > 0, length, 1.0))
         # Any distribution over the wrong classes, also where the own one has all.
-        wrong = (dual + _WRONG).masked_fill(is_class, 0.0)
-        residual = weight.unsqueeze(-1) * (is_class.double() - wrong / wrong.sum(-1, keepdim=True))
-        upper = torch.minimum(upper, _largest_group_norm(residual, features, group_size))
+        wrong = (dual + _WRONG).masked_fill(excluded, 0.0)
+        residual = weight.unsqueeze(-1) * (is_class.double() - wrong / wrong.sum(-1, keepdim=True).clamp(min=_WRONG))
+        upper = torch.minimum(upper, _largest_group_norm(residual, features, group_size, group_weight))
         open_ = (upper > (1 + _BRACKET) * lower) & (upper > _NOTHING * bound)
         if not open_.any():
             break

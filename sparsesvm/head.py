@@ -27,6 +27,8 @@ class SparseSVMHead(FewShotHead):
             `lambda1=0` is the Crammer-Singer SVM.
         lambda2: squared-norm penalty, likewise against the sum; > 0. Small values suit `normalize=True`.
         group_size: features come in consecutive blocks of this size, kept or dropped together.
+        group_weight: (n_features / group_size,), positive factors of the group penalty, by default ones. A buffer, which
+            moves with the module and is no part of its state.
         center: subtract the mean of the support set from support and query samples.
         normalize: divide both by the root-mean-square norm of the support samples, so that one `lambda2` serves
             encoders of any output scale. With "each", divide every sample by its own norm instead.
@@ -72,6 +74,7 @@ class SparseSVMHead(FewShotHead):
     log_lambda1: nn.Parameter | None
     log_lambda1_ratio: nn.Parameter | None
     log_lambda2: nn.Parameter | None
+    group_weight: Tensor | None
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class SparseSVMHead(FewShotHead):
         lambda1: float | None = None,
         lambda2: float = 0.1,
         group_size: int = 1,
+        group_weight: Tensor | None = None,
         center: bool = True,
         normalize: Normalize = True,
         refit: Refit = False,
@@ -105,6 +109,10 @@ class SparseSVMHead(FewShotHead):
         self.lambda1_ratio = lambda1_ratio
         self.lambda2 = _checks.check_number("lambda2", lambda2, positive=True)
         self.group_size = _checks.check_integer("group_size", group_size, minimum=1)
+        if group_weight is None:
+            self.group_weight = None
+        else:
+            self.register_buffer("group_weight", group_weight, persistent=False)
         self.refit = refit
         self.max_active = _checks.check_number("max_active", max_active, positive=True)
         if self.max_active > 1 or (self.max_active < 1 and not refit):
@@ -133,12 +141,13 @@ class SparseSVMHead(FewShotHead):
         self.last_solution: Solution | None = None
 
     def _fit_linear(
-        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None
+        self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, task_way: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         lambda2 = self.lambda2 if self.log_lambda2 is None else self.log_lambda2.exp()
         # The gradient of a refit does not pass through the first solution.
         first = features.detach() if self.refit else features
-        solution, bias = self._solve(first, labels, n_way, sample_weight, lambda2, **self._group_penalty())
+        ways = n_way if task_way is None else task_way
+        solution, bias = self._solve(first, labels, ways, sample_weight, lambda2, **self._group_penalty())
         weights = solution.weights
         if self.refit:
             active = self._select(solution)
@@ -146,11 +155,11 @@ class SparseSVMHead(FewShotHead):
             selected = features * active.repeat_interleave(self.group_size, -1).unsqueeze(-2)
             if self.refit == "ridge":
                 solution = solution._replace(active=active)
-                penalty = self._ridge_penalty(labels, n_way, sample_weight)
-                weights = ridge_weights(selected, labels, n_way, sample_weight, penalty, "dual_reg")
+                penalty = self._ridge_penalty(labels, ways, sample_weight)
+                weights = ridge_weights(selected, labels, n_way, sample_weight, penalty, "dual_reg", task_way)
             else:
                 again = {"lambda1": 0.0, "init_dual": solution.dual}
-                solution, bias = self._solve(selected, labels, n_way, sample_weight, lambda2, **again)
+                solution, bias = self._solve(selected, labels, ways, sample_weight, lambda2, **again)
                 weights = solution.weights
         self.last_solution = Solution(*(field.detach() for field in solution)) if _outlives_the_call(solution.n_iter) else None
         return weights, bias
@@ -171,8 +180,10 @@ class SparseSVMHead(FewShotHead):
         weight = torch.where((labels >= 0) & (labels < n_way), weight, 1.0)
         return weight if sample_weight is None else weight * sample_weight
 
-    def _ridge_penalty(self, labels: Tensor, n_way: int, sample_weight: Tensor | None) -> Tensor | float:
+    def _ridge_penalty(self, labels: Tensor, n_way: int | Tensor, sample_weight: Tensor | None) -> Tensor | float:
         """(..., 1, 1), or a number where all tasks have the same."""
+        if isinstance(n_way, Tensor):
+            n_way = n_way[..., None, None]
         if sample_weight is None:
             return self.dual_reg * n_way / labels.shape[-1]
         total = sample_weight.sum(-1)[..., None, None]
@@ -191,7 +202,7 @@ class SparseSVMHead(FewShotHead):
         self,
         features: Tensor,
         labels: Tensor,
-        n_way: int,
+        n_way: int | Tensor,
         sample_weight: Tensor | None,
         lambda2: Tensor | float,
         **options: Any,
@@ -201,6 +212,7 @@ class SparseSVMHead(FewShotHead):
             "sample_weight": sample_weight,
             "lambda2": lambda2,
             "group_size": self.group_size,
+            "group_weight": self.group_weight,
             "dual_reg": self.dual_reg,
             "tol": self.tol,
             "max_iter": self.max_iter,

@@ -6,9 +6,10 @@ for values and gradients; use `sparsesvm.solve` for everything else.
 
 One task has features F (n x m), one-hot labels Y (n x k), sample weights c and weights W (k x m):
 
-    P(W) = sum_i c_i * max_l [1 - Y_il + (W_l - W_{y_i}) . f_i] + lambda1 * sum_G ||W_G|| + lambda2 / 2 * ||W||^2
+    P(W) = sum_i c_i * max_l [1 - Y_il + (W_l - W_{y_i}) . f_i] + lambda1 * sum_G w_G ||W_G|| + lambda2 / 2 * ||W||^2
 
-with one group G per `group_size` consecutive features. The dual variable holds one probability vector Lambda_i per sample.
+with one group G per `group_size` consecutive features, of weight w_G. The dual variable holds one probability vector Lambda_i
+per sample.
 
 Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dual.
 """
@@ -33,12 +34,14 @@ def project_simplex(x: Tensor) -> Tensor:
     return torch.relu(x - thresholds.gather(-1, support_size - 1))
 
 
-def block_soft_threshold(x: Tensor, threshold: Tensor, group_size: int = 1) -> Tensor:
-    """Proximal operator of threshold * sum_G ||x_G||, for x of shape (..., n_way, n_features) and threshold (...,).
+def block_soft_threshold(x: Tensor, threshold: Tensor, group_size: int = 1, group_weight: Tensor | None = None) -> Tensor:
+    """Proximal operator of threshold * sum_G w_G ||x_G||, for x of shape (..., n_way, n_features) and threshold (...,).
 
     A zero threshold is the identity, with derivative one, also where a group is zero.
     """
     threshold = threshold[..., None, None, None]
+    if group_weight is not None:
+        threshold = threshold * group_weight[:, None]
     blocks: Tensor = x.unflatten(-1, (-1, group_size))
     squared = blocks.square().sum((-3, -1), keepdim=True)
     beyond = squared.detach() > threshold.detach() ** 2
@@ -69,6 +72,7 @@ class Problem:
     lambda2: Tensor  # (...,)
     group_size: int
     dual_reg: float
+    group_weight: Tensor | None = None  # (groups,)
 
     @property
     def smoothing(self) -> Tensor:
@@ -79,7 +83,7 @@ class Problem:
         """The link: W = block soft-thresholding of V = (c (Y - Lambda))^T F by lambda1, divided by lambda2."""
         residual = self.sample_weight[..., None] * (self.one_hot - dual)
         correlation = residual.transpose(-1, -2) @ self.features
-        return block_soft_threshold(correlation, self.lambda1, self.group_size) / self.lambda2[..., None, None]
+        return block_soft_threshold(correlation, self.lambda1, self.group_size, self.group_weight) / self.lambda2[..., None, None]
 
     def score_residual(self, weights: Tensor) -> Tensor:
         """Y - F W^T, the gradient of the negative dual with respect to c Lambda (without its smoothing term)."""
@@ -101,7 +105,8 @@ class Problem:
         """P(W), for each task."""
         true_score = 1 - (self.score_residual(weights) * self.one_hot).sum(-1)
         hinge = self.response_value(weights, self.best_response(weights)) + 1 - true_score
-        group_penalty = self.lambda1 * group_norms(weights, self.group_size).sum(-1)
+        norms = group_norms(weights, self.group_size)
+        group_penalty = self.lambda1 * (norms if self.group_weight is None else norms * self.group_weight).sum(-1)
         ridge = self.lambda2 / 2 * weights.square().sum((-1, -2))
         return (self.sample_weight * hinge).sum(-1) + group_penalty + ridge
 
@@ -147,6 +152,7 @@ def make_problem(
     sample_weight: Tensor | None = None,
     group_size: int = 1,
     dual_reg: float = 0.0,
+    group_weight: Tensor | None = None,
 ) -> Problem:
     """Bring the arguments of `sparsesvm.solve` to float64 and to one shape. Samples of weight zero are absent."""
     n_way = int(labels.max()) + 1 if n_way is None else n_way
@@ -159,7 +165,8 @@ def make_problem(
     weight = features.new_ones(labels.shape) if sample_weight is None else sample_weight.double()
     features = torch.where(weight[..., None] > 0, features, torch.zeros_like(features))
     one_hot = torch.nn.functional.one_hot(labels, n_way).double()
-    return Problem(features, one_hot, weight, per_task(lambda1), per_task(lambda2), group_size, dual_reg)
+    group_weight = None if group_weight is None else group_weight.double()
+    return Problem(features, one_hot, weight, per_task(lambda1), per_task(lambda2), group_size, dual_reg, group_weight)
 
 
 def solve(problem: Problem, *, tol: float = 1e-12, max_iter: int = 100_000, init_dual: Tensor | None = None) -> ReferenceSolution:

@@ -11,6 +11,25 @@ SPARSESVM_HD SPARSESVM_INLINE double soft_threshold_factor(double norm, double l
   return norm > lambda1 ? (lambda1 > 0 ? 1 - lambda1 / norm : 1.0) : 0.0;
 }
 
+// What block soft-thresholding takes from the norm of each group: lambda1 times the weight of the group, or one without weights.
+struct Thresholds {
+  double lambda1;
+  const double* group_weight;  // (groups), or null
+
+  SPARSESVM_HD SPARSESVM_INLINE double weight(index group) const { return group_weight != nullptr ? group_weight[group] : 1.0; }
+  SPARSESVM_HD SPARSESVM_INLINE double operator()(index group) const {
+    return group_weight != nullptr ? lambda1 * group_weight[group] : lambda1;
+  }
+};
+
+// One threshold for all columns, to be read like the array of a working set.
+template <typename S>
+struct SameThreshold {
+  S value;
+  SPARSESVM_INLINE S operator[](index) const { return value; }
+  SPARSESVM_INLINE SameThreshold operator+(index) const { return *this; }
+};
+
 // Euclidean projection of x on the simplex of the given total, in place, by discarding entries below the running threshold.
 // Entries leave the support for good, so at most k passes are made; entries outside come out as exact zeros. NaN stays NaN: as a
 // zero it would leave a row outside the simplex, which no certificate sees.

@@ -19,8 +19,9 @@ index solve_workspace(const Batch<T>& batch) {
 template <typename T>
 void solve(const SolveArguments<T>& arguments, index task, void* workspace, index bytes) {
   Arena arena(workspace, bytes);
-  DualSolver<Passes, T> solver(arguments.batch, arena);
+  DualSolver<Passes, T> solver(sizes_of_task(arguments.batch, task), arena);
   solver.solve(arguments, task);
+  fill_absent_classes(arguments.batch, task, arguments.weights, arguments.dual, 0, 1);
 }
 
 template <typename T>
@@ -47,15 +48,16 @@ index diff_workspace(const Batch<T>& batch) {
 template <typename T>
 void vjp(const VjpArguments<T>& arguments, index task, void* workspace, index bytes) {
   Arena arena(workspace, bytes);
-  ImplicitDiff<Passes, T> diff(arguments.batch, arena);
+  ImplicitDiff<Passes, T> diff(sizes_of_task(arguments.batch, task), arena);
   diff.vjp(arguments, task);
 }
 
 template <typename T>
 void jvp(const JvpArguments<T>& arguments, index task, void* workspace, index bytes) {
   Arena arena(workspace, bytes);
-  ImplicitDiff<Passes, T> diff(arguments.batch, arena);
+  ImplicitDiff<Passes, T> diff(sizes_of_task(arguments.batch, task), arena);
   diff.jvp(arguments, task);
+  fill_absent_classes<T>(arguments.batch, task, arguments.tangent_weights, nullptr, 0, 1);
 }
 
 template <typename T>

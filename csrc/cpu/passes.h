@@ -230,11 +230,12 @@ struct Passes {
   //   scores[l]        += sum_j factor_j f_j V_lj                  (factor: block soft-thresholding)
   //   block[a * k + b] += sum_j (1 - factor_j) / norm_j^2 f_j^2 V_aj V_bj, b <= a, over active columns, when `use_block`
   //   straight         += sum_j factor_j f_j^2
-  //   safe             += sum_j f_j^2 over the columns with norm_j + reach |f_j| > lambda1
+  //   safe             += sum_j f_j^2 over the columns with norm_j + reach |f_j| > threshold_j
   // The number of classes is a template argument where it is small, so that the accumulators stay in registers; Classes = 0 reads k.
   // Columns are padded with zeros to whole vectors, which change nothing.
-  template <int Classes, typename S>
-  static void read_columns(const S* previous, const S* change, const S* f, S* v, index stride, index width, S lambda1, S reach,
+  // Threshold: `const S*`, or SameThreshold<S>, which needs no reading.
+  template <int Classes, typename S, class Threshold>
+  static void read_columns(const S* previous, const S* change, const S* f, S* v, index stride, index width, Threshold thresholds, S reach,
                            bool use_block, index k, double* scores, double* block, double& straight, double& safe) {
     constexpr index tile = 256;
     alignas(64) S factor[tile], bend[tile];
@@ -242,17 +243,18 @@ struct Passes {
       const index count = width - first < tile ? width - first : tile;
       const S* features = f + first;
       S* columns = v + first;
+      const Threshold threshold = thresholds + first;
       update_columns<Classes>(previous == nullptr ? nullptr : previous + first, change, columns, stride, count, k, bend);
       S straight_sum = 0, safe_sum = 0;
 #pragma omp simd reduction(+ : straight_sum, safe_sum)
       for (index j = 0; j < count; ++j) {
         const S square = bend[j], norm = root(square), length = features[j] * features[j];
-        const bool on = norm > lambda1;
-        const S clipped = on ? lambda1 / norm : S(1);  // t
+        const bool on = norm > threshold[j];
+        const S clipped = on ? threshold[j] / norm : S(1);  // t
         factor[j] = (1 - clipped) * features[j];
         bend[j] = on ? clipped * length / square : S(0);
         straight_sum += (1 - clipped) * length;
-        safe_sum += norm + reach * magnitude(features[j]) > lambda1 ? length : S(0);
+        safe_sum += norm + reach * magnitude(features[j]) > threshold[j] ? length : S(0);
       }
       straight += static_cast<double>(straight_sum);
       safe += static_cast<double>(safe_sum);

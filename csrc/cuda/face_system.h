@@ -40,7 +40,7 @@ class FaceSystem {
  public:
   SPARSESVM_HD FaceSystem(Team team, const DiffWorkspace<T>& d) : team_(team), d_(d), task_(d.task), s_(d.face), panel_(d.panel) {}
 
-  // The system on the face that `dual` (n_samples, k) selects: its exact zeros stay zero.
+  // The system on the face that `dual` (n_samples, n_way) selects: its exact zeros stay zero.
   SPARSESVM_HD void prepare(const T* dual) {
     collect(dual);
     if (size_ == 0 || !is_dense()) return;
@@ -100,7 +100,7 @@ class FaceSystem {
     team_.sync_team();
     if (team_.part() == 0) {
       for (int i = team_.rank(); i < n; i += team_.size()) {
-        const T* row = dual + task_.sample[i] * k;
+        const T* row = dual + static_cast<index>(task_.sample[i]) * task_.n_way;
         int base = 0, positive = 0;
         for (int l = 0; l < k; ++l) {
           base = row[l] > row[base] ? l : base;
@@ -113,7 +113,7 @@ class FaceSystem {
       team_.sync();
       add_before(team_, s_.first, n, task_.counts);
       for (int i = team_.rank(); i < n; i += team_.size()) {
-        const T* row = dual + task_.sample[i] * k;
+        const T* row = dual + static_cast<index>(task_.sample[i]) * task_.n_way;
         int f = s_.first[i];
         for (int l = 0; l < k; ++l) {
           if (l == s_.base[i] || !(row[l] > 0)) continue;

@@ -48,7 +48,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE void evaluate_point(Team team, const Task<T>& ta
     coefficients[e] = static_cast<S>(scale * (task.one_hot(e / k, e % k) * task.weight[e / k] - point[e]));
   }
   team.sync_team();
-  link(team, task, coefficients, reinterpret_cast<S*>(s.v), reinterpret_cast<S*>(s.w), s.norm, task.lambda1 * scale, 1.0);
+  const Thresholds threshold{task.lambda1 * scale, task.threshold.group_weight};
+  link(team, task, coefficients, reinterpret_cast<S*>(s.v), reinterpret_cast<S*>(s.w), s.norm, threshold, 1.0);
   multiply_rows(team, task, task.rows, 0, task.n, reinterpret_cast<const S*>(s.w), partial);
   team.sync_team();
   const double score_scale = 1 / (scale * task.lambda2);

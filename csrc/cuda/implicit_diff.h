@@ -20,7 +20,7 @@ class ImplicitDiff {
     prepare(arguments.batch, arguments.solution, number);
     const int n = task_.n, all = task_.n_samples, k = task_.k, m = task_.m;
     const Range groups = task_.own_groups(team_), columns = task_.columns(groups);
-    const T* cotangent = arguments.grad_weights + number * k * m;
+    const T* cotangent = arguments.grad_weights + number * task_.n_way * m;
     apply_link_derivative(team_, d_, cotangent, d_.p);  // P = D C / lambda2
     team_.sync();
     multiply(task_.rows, 0, n, d_.p);
@@ -45,7 +45,7 @@ class ImplicitDiff {
     }
     double by_lambda1 = 0, by_lambda2 = 0;
     for (int b = team_.rank(); b < task_.n_groups; b += team_.size()) {
-      by_lambda1 -= d_.by_group[2 * b];
+      by_lambda1 -= task_.threshold.weight(b) * d_.by_group[2 * b];
       by_lambda2 -= d_.by_group[2 * b + 1];
     }
     for (int e = team_.rank(); e < n * k; e += team_.size()) by_lambda2 += task_.smoothing * d_.q[e] * per_weight(e / k, e % k);
@@ -93,7 +93,7 @@ class ImplicitDiff {
       for (int l = 0; l < k; ++l) {
         for (int j = b * task_.g; j < (b + 1) * task_.g; ++j) {
           const index e = static_cast<index>(l) * m + j;
-          d_.p[e] -= d_.w[e] * (d_.inverse[b] * d1 + d2) / task_.lambda2;
+          d_.p[e] -= d_.w[e] * (task_.threshold.weight(b) * d_.inverse[b] * d1 + d2) / task_.lambda2;
         }
       }
     }
@@ -112,7 +112,7 @@ class ImplicitDiff {
     team_.sync();
     apply_link_derivative(team_, d_, d_.x, d_.x);
     team_.sync();
-    T* out = arguments.tangent_weights + number * k * m;
+    T* out = arguments.tangent_weights + number * task_.n_way * m;
     for (int l = 0; l < k; ++l) {
       for (int j = columns.begin + team_.rank(); j < columns.end; j += team_.size()) {
         const index e = static_cast<index>(l) * m + j;
@@ -131,8 +131,8 @@ class ImplicitDiff {
     if (team_.rank() == 0 && !differentiable) task_.lambda2 = __builtin_nan("");  // and NaN is what comes out everywhere
     team_.sync();
     const int k = task_.k, m = task_.m;
-    dual_ = solution.dual + number * task_.n_samples * k;
-    const T* weights = solution.weights + number * k * m;
+    dual_ = solution.dual + number * task_.n_samples * task_.n_way;
+    const T* weights = solution.weights + number * task_.n_way * m;
     const Range groups = task_.own_groups(team_);
     for (int b = groups.begin + team_.rank(); b < groups.end; b += team_.size()) {
       double square = 0;
@@ -147,7 +147,7 @@ class ImplicitDiff {
       const bool positive = !(norm <= 0);  // NaN stays visible
       d_.active[b] = positive || task_.lambda1 == 0 || !differentiable;
       d_.inverse[b] = positive ? 1 / norm : 0.0;
-      d_.keep[b] = task_.lambda1 > 0 ? shrunk / (task_.lambda1 + shrunk) : 1.0;
+      d_.keep[b] = task_.lambda1 > 0 ? shrunk / (task_.threshold(b) + shrunk) : 1.0;
     }
     for (int e = team_rank(team_); e < task_.n * k; e += team_size(team_))
       d_.residual[e] = task_.weight[e / k] * slack(e / k, e % k);
@@ -161,7 +161,7 @@ class ImplicitDiff {
 
   // Y - Lambda
   SPARSESVM_HD double slack(int i, int l) const {
-    return task_.one_hot(i, l) - static_cast<double>(dual_[task_.sample[i] * task_.k + l]);
+    return task_.one_hot(i, l) - static_cast<double>(dual_[static_cast<index>(task_.sample[i]) * task_.n_way + l]);
   }
 
   // The chunks' shares of rows right', complete for every block.

@@ -80,7 +80,7 @@ class NewtonStep {
       for (int b = team_.rank(); b < task_.n_groups; b += team_.size()) {
         const double change = model_.along[b] + t * model_.square[b];
         const double square = state_.norm[b] + t * (model_.along[b] + change);
-        total += soft_threshold_factor(square > 0 ? sqrt(square) : 0.0, task_.lambda1) * change;
+        total += soft_threshold_factor(square > 0 ? sqrt(square) : 0.0, task_.threshold(b)) * change;
       }
       return linear + t * bend + team_.sum(total) / task_.lambda2;
     };
@@ -152,18 +152,21 @@ class NewtonStep {
   SPARSESVM_HD int inner() const { return model_.start[task_.n] - task_.n; }
 
   // t = lambda1 / norm, at most one.
-  SPARSESVM_HD double clipped(int b) const { return state_.norm[b] > task_.lambda1 ? task_.lambda1 / state_.norm[b] : 1.0; }
+  SPARSESVM_HD double clipped(int b) const {
+    const double threshold = task_.threshold(b);
+    return state_.norm[b] > threshold ? threshold / state_.norm[b] : 1.0;
+  }
 
   // c_G at the end of the step.
   SPARSESVM_HD double cost(int b) const {
     const double norm = state_.norm[b];
-    return norm - task_.lambda1 + (norm > 0 ? clipped(b) * model_.along[b] / norm : 0.0);
+    return norm - task_.threshold(b) + (norm > 0 ? clipped(b) * model_.along[b] / norm : 0.0);
   }
 
   // The matrix on the pieces of the current point.
   SPARSESVM_HD void build() {
     const int n = task_.n, size = inner();
-    for (int b = team_rank(team_); b < task_.n_groups; b += team_size(team_)) model_.on[b] = state_.norm[b] > task_.lambda1;
+    for (int b = team_rank(team_); b < task_.n_groups; b += team_size(team_)) model_.on[b] = state_.norm[b] > task_.threshold(b);
     for (int e = team_rank(team_); e < size * size; e += team_size(team_)) model_.matrix[e] = 0;
     if (task_.lambda1 > 0) {
       for (int e = team_rank(team_); e < n * n; e += team_size(team_)) model_.gram[e] = 0;

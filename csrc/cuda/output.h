@@ -8,7 +8,8 @@ namespace gpu {
 
 template <typename T>
 SPARSESVM_HD bool is_borderline(const SolveWorkspace<T>& w, int b) {
-  return w.state.norm[b] > w.task.lambda1 && !(w.state.norm[b] > (1 + 1e-9) * w.task.lambda1);
+  const double threshold = w.task.threshold(b);
+  return w.state.norm[b] > threshold && !(w.state.norm[b] > (1 + 1e-9) * threshold);
 }
 
 // The loss at W = 0, which is the objective.
@@ -46,7 +47,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool change_weights(Team team, const SolveWorksp
   if (stage < 2 && worth == 0) return false;
   for (int b = groups.begin + team.rank(); b < groups.end; b += team.size()) {
     if (stage == 1 && !is_borderline(w, b)) continue;
-    if (stage < 2) w.state.norm[b] = smaller(w.state.norm[b], task.lambda1);
+    if (stage < 2) w.state.norm[b] = smaller(w.state.norm[b], task.threshold(b));
     for (int l = 0; l < k; ++l) {
       for (int j = b * task.g; j < (b + 1) * task.g; ++j) {
         double& value = w.state.w[static_cast<index>(l) * m + j];
@@ -71,7 +72,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspa
   const double nan = __builtin_nan("");
   const int k = task.k, m = task.m, n = task.n, absent = task.n_samples - n;
   team.sync_team();
-  T* weights = arguments.weights + number * k * m;
+  T* weights = arguments.weights + number * task.n_way * m;
   for (int l = 0; l < k; ++l) {
     for (int j = team_rank(team); j < m; j += team_size(team)) {
       const index e = static_cast<index>(l) * m + j;
@@ -81,9 +82,9 @@ SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspa
   for (int b = team_rank(team); b < task.n_groups; b += team_size(team)) {
     arguments.active[number * task.n_groups + b] = finite && w.model.on[b];
   }
-  T* dual = arguments.dual + number * task.n_samples * k;
+  T* dual = arguments.dual + number * task.n_samples * task.n_way;
   for (int e = team_rank(team); e < n * k; e += team_size(team)) {
-    dual[task.sample[e / k] * k + e % k] = static_cast<T>(w.state.dual[e] / task.weight[e / k]);
+    dual[static_cast<index>(task.sample[e / k]) * task.n_way + e % k] = static_cast<T>(w.state.dual[e] / task.weight[e / k]);
   }
   if (team.part() == 0 && team.rank() == 0) {
     arguments.gap[number] = finite ? w.state.gap : nan;
@@ -102,7 +103,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void write_outputs(Team team, const SolveWorkspa
       scores[l] = fabs(score) <= 1e300 ? score : 0.0;
     }
     best_response(scores, task.label[n + i], k, task.smoothing, response);
-    for (int l = 0; l < k; ++l) dual[task.sample[n + i] * k + l] = static_cast<T>(response[l]);
+    for (int l = 0; l < k; ++l) dual[static_cast<index>(task.sample[n + i]) * task.n_way + l] = static_cast<T>(response[l]);
   }
 }
 

@@ -44,7 +44,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void sweep_groups(Team block, const SolveWorkspa
     block.sync();
     double square = 0, change = 0;
     for (int e = block.rank(); e < size; e += block.size()) square += next[e] * next[e];
-    const double factor = soft_threshold_factor(sqrt(block.sum(square)), task.lambda1 * inverse);
+    const double factor = soft_threshold_factor(sqrt(block.sum(square)), task.threshold(w.panel.list[p]) * inverse);
     for (int e = block.rank(); e < size; e += block.size()) {
       const double to = factor * next[e], d = to - now[e];
       now[e] = to;
@@ -159,15 +159,15 @@ class PrimalModel {
   // Lists the groups that the natural residual calls active, and the system there; the step takes the others to zero.
   SPARSESVM_HD int list_active() {
     for (int p = team_rank(team_); p < n_groups_; p += team_size(team_)) {
-      const bool active = natural_norm(p) > task_.lambda1 / s_.curvature[p];
+      const bool active = natural_norm(p) > threshold(p) / s_.curvature[p];
       s_.flag[p] = active;
       for (int e = p * block_; e < (p + 1) * block_; ++e) s_.step[e] = active ? 0.0 : -s_.set_w[e];
     }
     const int n_active = list_flagged_groups();
     for (int t = team_rank(team_); t < n_active; t += team_size(team_)) {
       const int p = s_.active[t];
-      const double inverse = 1 / s_.curvature[p], norm = natural_norm(p), shrunk = task_.lambda1 * inverse / norm;
-      const double bend = task_.lambda1 / (norm * (1 - shrunk));
+      const double inverse = 1 / s_.curvature[p], norm = natural_norm(p), shrunk = threshold(p) * inverse / norm;
+      const double bend = threshold(p) / (norm * (1 - shrunk));
       double *unit = s_.unit + t * block_, *right = s_.right + t * block_, inner = 0;
       for (int e = 0; e < block_; ++e) {
         const double now = s_.set_w[p * block_ + e], u = now - inverse * s_.slope[p * block_ + e];
@@ -266,13 +266,16 @@ class PrimalModel {
       for (int e = 0; e < block_; ++e) {
         const double u = s_.set_w[p * block_ + e] / norm;
         s_.unit[t * block_ + e] = u;
-        s_.right[t * block_ + e] = -s_.slope[p * block_ + e] - task_.lambda1 * u;
+        s_.right[t * block_ + e] = -s_.slope[p * block_ + e] - threshold(p) * u;
       }
-      set_penalty(t, s_.mu[p], task_.lambda1 / norm);
+      set_penalty(t, s_.mu[p], threshold(p) / norm);
     }
     team_.sync_team();
     return n_active;
   }
+
+  // Of group p of the working set.
+  SPARSESVM_HD double threshold(int p) const { return task_.threshold(w_.panel.list[p]); }
 
   SPARSESVM_HD double norm_of(int p) const {
     double square = 0;
@@ -308,7 +311,7 @@ class PrimalModel {
         cross += d[e] * (2 * s_.set_w[e] + d[e]);
       }
       const double sum = sqrt(before) + sqrt(after);
-      if (sum > 0) change += task_.lambda1 * cross / sum;
+      if (sum > 0) change += threshold(p) * cross / sum;
     }
     change = team_.sum(change);
     team_.sync_team();

@@ -51,8 +51,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE double choose_groups(Team team, SolveWorkspace<T
         wx += own * x;
       }
     }
-    const double excess = sqrt(xx) - task.lambda1;
-    s.by_group[b] = ww > 0 || excess > 0 ? inner_gap(ww, xx, wx, task.lambda2 + s.sigma[b], task.lambda1) : 0.0;
+    const double threshold = task.threshold(b), excess = sqrt(xx) - threshold;
+    s.by_group[b] = ww > 0 || excess > 0 ? inner_gap(ww, xx, wx, task.lambda2 + s.sigma[b], threshold) : 0.0;
     s.flag[b] = ww > 0;
     s.excess[b] = ww > 0 ? 0.0 : excess;
   }
@@ -144,7 +144,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE double inner_slope(Team team, const SolveWorkspa
       length += d * d;
       total += (s.mu[t] * at - s.centre[e]) * d;
     }
-    total += task.lambda1 * (square > 0 ? inner / sqrt(square) : sqrt(length));
+    total += task.threshold(w.panel.list[t]) * (square > 0 ? inner / sqrt(square) : sqrt(length));
   }
   return team.sum(total);
 }
@@ -195,7 +195,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool write_proximal_state(Team team, SolveWorksp
       }
     }
     w.model.on[b] = square > 0;
-    s.by_group[b] = task.lambda1 * sqrt(square) + 0.5 * task.lambda2 * square;
+    s.by_group[b] = task.threshold(b) * sqrt(square) + 0.5 * task.lambda2 * square;
   }
   for (int e = team_rank(team); e < task.n * k; e += team_size(team)) w.state.dual[e] = task.weight[e / k] * s.best_p[e];
   add_scores(team, task, w.state);
@@ -302,7 +302,7 @@ class ProximalSolver {
         xx += x * x;
         wx += own * x;
       }
-      s_.by_group[t] = inner_gap(ww, xx, wx, s_.mu[t], task_.lambda1);
+      s_.by_group[t] = inner_gap(ww, xx, wx, s_.mu[t], task_.threshold(w_.panel.list[t]));
     }
     team_.sync_team();
     double total = 0;

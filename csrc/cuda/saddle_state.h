@@ -17,7 +17,7 @@ SPARSESVM_HD double certified_gap(const ProximalArrays<T>& s) {
   return (s.best_primal <= s.best_dual ? 0.0 : s.best_primal - s.best_dual) + s.rounding;
 }
 
-// W = 0 and `probabilities` (n_samples, k), or uniform ones. The labels' own dual has the value zero.
+// W = 0 and `probabilities` (n_samples, n_way), or uniform ones. The labels' own dual has the value zero.
 template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void start_saddle(Team team, SolveWorkspace<T>& w, const double* probabilities) {
   const Task<T>& task = w.task;
@@ -32,7 +32,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void start_saddle(Team team, SolveWorkspace<T>& 
     for (int l = 0; l < k; ++l) {
       s.z[i * k + l] = 0;
       s.best_p[i * k + l] = task.one_hot(i, l);
-      s.p_centre[i * k + l] = probabilities != nullptr ? probabilities[task.sample[i] * k + l] : 1.0 / k;
+      s.p_centre[i * k + l] = probabilities != nullptr ? probabilities[static_cast<index>(task.sample[i]) * task.n_way + l] : 1.0 / k;
     }
     project_simplex(s.p_centre + i * k, k, 1.0);
   }
@@ -95,7 +95,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void certify_saddle(Team team, SolveWorkspace<T>
   for (int b = team_rank(team); b < task.n_groups; b += team_size(team)) {
     double square = 0;
     for (int e = 0; e < block; ++e) square += s.w[static_cast<index>(b) * block + e] * s.w[static_cast<index>(b) * block + e];
-    s.by_group[b] = task.lambda1 * sqrt(square) + 0.5 * task.lambda2 * square;
+    s.by_group[b] = task.threshold(b) * sqrt(square) + 0.5 * task.lambda2 * square;
   }
   team.sync_team();
   double loss = 0, loss_gap = 0, linear = 0, curved = 0, penalty = 0, largest = 0;
@@ -108,7 +108,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void certify_saddle(Team team, SolveWorkspace<T>
   }
   for (int b = team.rank(); b < task.n_groups; b += team.size()) {
     penalty += s.by_group[b];
-    largest = larger(largest, w.state.norm[b]);
+    largest = larger(largest, w.state.norm[b] > 0 ? w.state.norm[b] / task.threshold(b) : 0.0);  // beside its threshold
   }
   loss_gap = team.sum(loss_gap);
   linear = team.sum(linear);
@@ -117,13 +117,13 @@ SPARSESVM_HD SPARSESVM_NOINLINE void certify_saddle(Team team, SolveWorkspace<T>
   const double primal = team.sum(loss) + team.sum(penalty);
   const auto sums = [&](double share) {
     ExcessSums found{};
-    for (int b = team.rank(); b < task.n_groups; b += team.size()) found.add(w.state.norm[b], share, task.lambda1);
+    for (int b = team.rank(); b < task.n_groups; b += team.size()) found.add(w.state.norm[b], share, task.threshold(b));
     found.square = team.sum(found.square);
     found.slope = team.sum(found.slope);
     found.bend = team.sum(found.bend);
     return found;
   };
-  const double share = best_share(linear, curved, task.lambda1, task.lambda2, largest, sums);
+  const double share = best_share(linear, curved, task.lambda2, largest, sums);
   const double dual = scaled_dual_value(share, linear, curved, task.lambda2, sums);
   const bool finite = fabs(primal) <= 1e300 && fabs(dual) <= 1e300;
   const bool better_primal = finite && primal < s.best_primal, better_dual = finite && dual > s.best_dual;

@@ -40,7 +40,7 @@ class Solver {
     bind(team_, task_, arguments.batch, number);
     const double target = arguments.tol * task_.total_weight;
     const int limit = limit_of(arguments);
-    const double* init = arguments.init_dual == nullptr ? nullptr : arguments.init_dual + number * task_.n_samples * task_.k;
+    const double* init = arguments.init_dual == nullptr ? nullptr : arguments.init_dual + number * task_.n_samples * task_.n_way;
     n_absent_ = find_absent_classes(team_, w_);
     start_dual(team_, w_, init);
     int iterations = 0;
@@ -122,7 +122,7 @@ class Solver {
     certify(team_, task_, state_);
     double other = find_sets(team_, w_).sets ? 0 : 1;
     for (int b = team_.rank(); b < task_.n_groups && task_.lambda1 > 0; b += team_.size()) {
-      if ((state_.norm[b] > task_.lambda1) != (w_.model.on[b] != 0)) other = 1;
+      if ((state_.norm[b] > task_.threshold(b)) != (w_.model.on[b] != 0)) other = 1;
     }
     return team_.max(other) == 0;
   }
@@ -269,7 +269,7 @@ class Solver {
       evaluate(team_, task_, state_);
       certify(team_, task_, state_);
     }
-    for (int b = team_rank(team_); b < task_.n_groups; b += team_size(team_)) w_.model.on[b] = state_.norm[b] > task_.lambda1;
+    for (int b = team_rank(team_); b < task_.n_groups; b += team_size(team_)) w_.model.on[b] = state_.norm[b] > task_.threshold(b);
     write_outputs(team_, w_, arguments, number, status, iterations);
   }
 

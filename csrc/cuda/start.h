@@ -21,7 +21,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE int find_absent_classes(Team team, const SolveWo
   return count;
 }
 
-// From the dual given (n_samples, k) or null, projected, or else uniform over the wrong classes.
+// From the dual given (n_samples, n_way) or null, projected, or else uniform over the wrong classes.
 template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void start_dual(Team team, const SolveWorkspace<T>& w, const double* init_dual) {
   const Task<T>& task = w.task;
@@ -31,7 +31,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void start_dual(Team team, const SolveWorkspace<
   for (int i = team_rank(team); i < task.n; i += team_size(team)) {
     double* row = w.state.dual + i * k;
     if (init_dual != nullptr) {
-      const double* given = init_dual + task.sample[i] * k;
+      const double* given = init_dual + static_cast<index>(task.sample[i]) * task.n_way;
       for (int l = 0; l < k; ++l) row[l] = task.weight[i] * given[l];
       project_simplex(row, k, task.weight[i]);
     } else {
@@ -50,7 +50,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void scale_start(Team team, const SolveWorkspace
   for (int step = 0; step < 20; ++step) {
     double slope = 0, curvature = 0;
     for (int b = team.rank(); b < task.n_groups; b += team.size()) {
-      const double norm = w.state.norm[b], excess = t * norm - task.lambda1;
+      const double norm = w.state.norm[b], excess = t * norm - task.threshold(b);
       slope += excess > 0 ? excess * norm : 0.0;
       curvature += excess > 0 ? norm * norm : 0.0;
     }
@@ -72,7 +72,7 @@ template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void take_first_order(Team team, const SolveWorkspace<T>& w, double lipschitz, int steps) {
   const Task<T>& task = w.task;
   if (sizeof(T) == 4 && w.state.gap > 1e-3 * task.total_weight) {
-    double norm = task.lambda1;
+    double norm = task.threshold.group_weight == nullptr ? task.lambda1 : 0.0;
     for (int b = team.rank(); b < task.n_groups; b += team.size()) norm = larger(norm, w.state.norm[b]);
     norm = team.max(norm);
     first_order_steps<T>(team, task, w.state, w.model.direction, w.previous, lipschitz, norm > 0 ? 1 / norm : 1.0, steps);

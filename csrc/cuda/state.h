@@ -28,14 +28,14 @@ SPARSESVM_HD SPARSESVM_NOINLINE void pull_groups(Team block, const Task<T>& task
   block.sync();
 }
 
-// The same, and W = BST(V, lambda1) times `inverse`.
+// The same, and W = BST(V, threshold) times `inverse`.
 template <typename S, typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void link(Team block, const Task<T>& task, const S* coefficients, S* v, S* w, double* norm,
-                                          double lambda1, double inverse) {
+                                          const Thresholds& threshold, double inverse) {
   pull_groups(block, task, coefficients, v, norm);
   const Range groups = task.own_groups(block);
   for (int b = groups.begin + block.rank(); b < groups.end; b += block.size()) {
-    const S factor = static_cast<S>(soft_threshold_factor(norm[b], lambda1) * inverse);
+    const S factor = static_cast<S>(soft_threshold_factor(norm[b], threshold(b)) * inverse);
     for (int l = 0; l < task.k; ++l) {
       const index at = static_cast<index>(l) * task.m + b * task.g;
       for (int j = 0; j < task.g; ++j) w[at + j] = factor * v[at + j];
@@ -65,7 +65,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void evaluate(Team team, const Task<T>& task, co
     s.coefficients[e] = task.one_hot(i, l) * task.weight[i] - s.dual[e];
   }
   team.sync_team();
-  link(team, task, s.coefficients, s.v, s.w, s.norm, task.lambda1, 1 / task.lambda2);
+  link(team, task, s.coefficients, s.v, s.w, s.norm, task.threshold, 1 / task.lambda2);
   add_scores(team, task, s);
   for (int e = team_rank(team); e < task.n * task.k; e += team_size(team)) {
     const int i = e / task.k, l = e % task.k;
@@ -94,8 +94,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE void certify(Team team, const Task<T>& task, Sta
     gap += s.value[2 * i + 1];
   }
   for (int b = team.rank(); b < task.n_groups; b += team.size()) {
-    const double excess = s.norm[b] > task.lambda1 ? s.norm[b] - task.lambda1 : 0.0;
-    penalty += excess * (task.lambda1 + 0.5 * excess);  // lambda1 ||W||_21 + lambda2 / 2 ||W||^2, from the norms of V
+    const double threshold = task.threshold(b), excess = s.norm[b] > threshold ? s.norm[b] - threshold : 0.0;
+    penalty += excess * (threshold + 0.5 * excess);  // lambda1 ||W||_21 + lambda2 / 2 ||W||^2, from the norms of V
   }
   gap = team.sum(gap);
   loss = team.sum(loss);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/linear_algebra/arena.h"
+#include "core/prox.h"
 #include "core/svm/problem.h"
 #include "cuda/team.h"
 
@@ -22,6 +23,8 @@ struct Task {
   int n, n_samples, m, k, g, n_groups;  // n: samples with positive weight; g: features per group
   int chunk_groups, n_chunks;           // features are summed over in chunks, whose sums are added in order
   double lambda1, lambda2;
+  Thresholds threshold;  // lambda1 of each group
+  int n_way;             // of the batch, for which weights and duals lie in memory; the task has the first k
   double smoothing;     // dual_reg / lambda2, zero without lambda2
   double total_weight;  // objective at W = 0; NaN where labels, weights or penalties are out of range
   Rows<T> rows;         // present samples first, then the absent ones
@@ -95,6 +98,11 @@ SPARSESVM_HD SPARSESVM_NOINLINE void bind(Team team, Task<T>& task, const Batch<
     const bool fine = c >= 0 && c <= 1e300 && labels[i] >= 0 && labels[i] < task.k;
     bad += fine ? 0 : 1;
   }
+  const double* group_weight = batch.group_weight;
+  if (group_weight != nullptr) group_weight += number * batch.group_weight_stride;
+  for (int b = team.rank(); b < task.n_groups && group_weight != nullptr; b += team.size()) {
+    bad += group_weight[b] > 0 && group_weight[b] <= 1e300 ? 0 : 1;
+  }
   total = team.sum(total);
   count = team.sum(count);
   bad = team.sum(bad);
@@ -103,7 +111,9 @@ SPARSESVM_HD SPARSESVM_NOINLINE void bind(Team team, Task<T>& task, const Batch<
                     (lambda2 > 0 || (lambda1 > 0 && !(batch.dual_reg > 0)));
   if (team.rank() == 0) {
     task.n = static_cast<int>(count);
+    task.n_way = static_cast<int>(batch.n_way);
     task.lambda1 = lambda1;
+    task.threshold = {lambda1, group_weight};
     task.lambda2 = lambda2;
     task.smoothing = batch.dual_reg > 0 ? batch.dual_reg / lambda2 : 0.0;
     task.total_weight = fine ? total : __builtin_nan("");

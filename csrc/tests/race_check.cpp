@@ -16,6 +16,7 @@ struct Sizes {
   index n, m, k, g;
   double lambda1, lambda2, dual_reg;
   int absent;  // every so many samples has weight zero; 0 for none
+  bool own_classes = false;  // groups have weights, and the second task one class less
 };
 
 double uniform(unsigned& state) {
@@ -39,8 +40,11 @@ struct Case {
     features.resize(tasks * s.n * s.m);
     for (T& value : features) value = static_cast<T>(uniform(state) > 0.4 ? uniform(state) : 0.0);
     for (index j = 0; j < s.m; ++j) features[s.k * s.m + j] = features[j];  // two equal samples, so that no factor is regular
+    const std::vector<std::int64_t> ways{s.k, s.k - 1};
+    std::vector<double> group_weight;
+    for (index b = 0; b < s.m / s.g; ++b) group_weight.push_back(0.5 + uniform(state));
     for (index i = 0; i < tasks * s.n; ++i) {
-      labels.push_back(i % s.k);
+      labels.push_back(i % (s.own_classes ? ways[i / s.n] : s.k));
       sample_weight.push_back(s.absent > 0 && i % s.absent == 0 ? 0.0 : 0.5 + uniform(state));
     }
     lambda1.assign(tasks, s.lambda1);
@@ -57,19 +61,23 @@ struct Case {
     n_iter.resize(tasks);
     status.resize(tasks);
     active.resize(tasks * s.m / s.g);
-    const Batch<T> batch{tasks,
-                         s.n,
-                         s.m,
-                         s.k,
-                         s.g,
-                         features.data(),
-                         s.n * s.m,
-                         s.m,
-                         labels.data(),
-                         sample_weight.data(),
-                         lambda1.data(),
-                         lambda2.data(),
-                         s.dual_reg};
+    Batch<T> batch{tasks,
+                   s.n,
+                   s.m,
+                   s.k,
+                   s.g,
+                   features.data(),
+                   s.n * s.m,
+                   s.m,
+                   labels.data(),
+                   sample_weight.data(),
+                   lambda1.data(),
+                   lambda2.data(),
+                   s.dual_reg};
+    if (s.own_classes) {
+      batch.group_weight = group_weight.data();
+      batch.task_way = ways.data();
+    }
     auto machine = make_machine();
     emulate<gpu::SolveWorkspace<T>>(
         *machine, SolveArguments<T>{batch, 1e-8, 60, true, nullptr, nullptr, weights.data(), dual.data(), gap.data(),
@@ -170,6 +178,7 @@ bool all_agree() {
   fine = agree<Case<float>>("two blocks, absent samples", Sizes{7, 12, 3, 2, 0.4, 0.3, 0.5, 3}, {2, 32}) && fine;
   fine = agree<Case<double>>("no group penalty", Sizes{6, 8, 2, 1, 0, 0.5, 0, 0}, {1, 32}) && fine;
   fine = agree<Case<double>>("no dense model", Sizes{18, 4, 2, 1, 0.3, 5.0, 40.0, 0}, {2, 32}) && fine;
+  fine = agree<Case<double>>("weights of groups, other classes", Sizes{7, 12, 3, 2, 0.4, 0.3, 0, 3, true}, {2, 32}) && fine;
   fine = agree<Case<double>>("no ridge", Sizes{6, 10, 3, 2, 0.5, 0, 0, 0}, {2, 32}) && fine;
   fine = agree<Case<float>>("no factor", Sizes{20, 24, 2, 1, 0.1, 1e-3, 0, 0}, {2, 32}) && fine;
   fine = agree<RegressionCase<double>>("lasso", RegressionSizes{8, 6, 1, 6, 1e-3, 0}, {1, 64}) && fine;

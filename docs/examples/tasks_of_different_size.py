@@ -41,6 +41,14 @@ for number, (samples, classes) in enumerate(tasks):
     print(f"task of {len(classes)} samples: largest difference of the weights {difference:.0e}")
 
 # %%
+# Tasks of fewer classes say so: absent classes have no weights and no influence.
+
+ways = torch.tensor([3, 2, 3])
+fewer = torch.where(labels < ways[:, None], labels, 0)
+unequal = sparsesvm.solve(features, fewer, lambda1_ratio=0.2, lambda2=0.1, n_way=ways, sample_weight=weight)
+print("classes with weights:", (unequal.weights != 0).any(-1).sum(-1).tolist())
+
+# %%
 # Weights other than zero and one work too: here every class counts alike, however many samples it has. A head takes the same
 # argument, ``head(query, support, support_labels, sample_weight=weight)``, and weights have gradients.
 

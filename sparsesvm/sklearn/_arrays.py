@@ -15,6 +15,10 @@ from torch import Tensor
 
 Groups = int | Sequence[int] | Sequence[Sequence[int]]
 
+_MOST_PADDING = 16  # columns for a feature
+_MUCH_MEMORY = 1e9  # bytes
+_PER_COLUMN = 500  # numbers that the solver takes for a column, of some 20 classes
+
 
 class Scaled(NamedTuple):
     """Features (x - mean) / scale as the solver takes them, and the way back.
@@ -46,6 +50,12 @@ def scale(X: Any, weight: NDArray[np.float64], groups: Groups, center: bool, dev
     """Of an array or a CSR matrix (n_samples, n_features); the latter is scaled but not centred, which would fill it."""
     columns, group_size = place_groups(groups, X.shape[1])
     width = group_size * (int(columns.max()) // group_size + 1)
+    n_values = width * (_PER_COLUMN if sparse.issparse(X) else X.shape[0])
+    if width > _MOST_PADDING * X.shape[1] and 8 * n_values > _MUCH_MEMORY:
+        raise ValueError(
+            f"groups must not differ so much in size: each takes the memory of the largest, with {group_size} features, which "
+            f"makes {width / X.shape[1]:.0f} times that of X. Split the largest."
+        )
     share = weight / weight.sum()
     if sparse.issparse(X):
         return _scale_sparse(X, share, columns, group_size, width, device)

@@ -100,18 +100,31 @@ class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "dual_reg": self.smoothing * self.lambda2_,
         }
 
+    def _group_weight(self, training: Training) -> dict[str, torch.Tensor | None]:
+        if self.group_weight is None:
+            return {"group_weight": None}
+        weight = np.asarray(self.group_weight, dtype=np.float64)
+        n_groups = training.scaled.features.shape[1] // training.scaled.group_size
+        if weight.shape != (n_groups,) or not ((weight > 0) & (weight < np.inf)).all():
+            raise ValueError(
+                f"group_weight must hold a positive number for each of the {n_groups} groups; got {self.group_weight!r}"
+            )
+        return {"group_weight": torch.from_numpy(weight).to(self.device)}
+
     def _limits(self) -> dict[str, Any]:
         return {"tol": self.tol, "max_iter": self.max_iter, "on_failure": "ignore"}
 
     def _lambda1_max(self, training: Training, weight: torch.Tensor) -> float:
         find = _intercept.lambda1_max if self.fit_intercept else functional.lambda1_max
-        return float(find(training.scaled.features, training.labels, sample_weight=weight, **self._problem(training)))
+        arguments = {**self._problem(training), **self._group_weight(training), "sample_weight": weight}
+        return float(find(training.scaled.features, training.labels, **arguments))
 
     def _solve(
         self, training: Training, lambda1: float, init_dual: torch.Tensor | None = None
     ) -> tuple[Solution, torch.Tensor | None]:
         arguments = {**self._problem(training), **self._limits(), "sample_weight": training.weight, "init_dual": init_dual}
         bias = None
+        arguments |= self._group_weight(training)
         if self.fit_intercept:
             solution, bias = _intercept.solve(training.scaled.features, training.labels, lambda1=lambda1, **arguments)
         else:
@@ -121,6 +134,7 @@ class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _path(self, training: Training, penalties: torch.Tensor, weight: torch.Tensor) -> tuple[Solution, torch.Tensor | None]:
         """Along penalties (n_lambdas, ...) for sample weights (..., n_samples)."""
         arguments = {**self._problem(training), **self._limits(), "sample_weight": weight, "intercept": self.fit_intercept}
+        arguments |= self._group_weight(training)
         solution, bias = _intercept.path(training.scaled.features, training.labels, penalties, **arguments)
         solution = _without_remnants(solution, training.scaled.group_size)
         if not self.refit:
@@ -210,9 +224,9 @@ class SparseSVMClassifier(BaseSparseSVM):
     """Multiclass SVM that uses few features: each feature, or group of features, serves all classes or none.
 
     With features f = (x - mean) / scale, or x / scale of a sparse matrix, scale their root-mean-square norm, sample weights c and
-    groups G, it minimises
+    groups G of weights w, it minimises
 
-        sum_i c_i loss_i(W f_i + b)  +  lambda1 sum_G ||W_:G||_2  +  lambda2 / 2 ||W||^2
+        sum_i c_i loss_i(W f_i + b)  +  lambda1 sum_G w_G ||W_:G||_2  +  lambda2 / 2 ||W||^2
 
     over W (n_classes x n_features) and b, to a certified duality gap. The loss is the multiclass hinge of Crammer and Singer,
     max_l [1 - Y_il + z_l - z_{y_i}], smoothed over the width `smoothing`. It is a sum over samples: with lambda1 = 0, smoothing =
@@ -241,7 +255,10 @@ class SparseSVMClassifier(BaseSparseSVM):
     smoothing : float >= 0, default 1.0
         Width of the quadratic part of the loss, in units of the margin; 0 is the exact hinge.
     groups : int, list of int, or list of lists of int, default 1
-        Size of consecutive groups of features; their sizes; or the numbers of the features of each. All have the same penalty.
+        Size of consecutive groups of features; their sizes; or the numbers of the features of each. Groups of any sizes are
+        exact, but each takes the memory of the largest; beyond 16 times that of X, and 1 GB, they are refused.
+    group_weight : array of float > 0 (n_groups,), optional
+        Factors of lambda1, by default ones, such as the roots of the sizes.
     fit_intercept : bool, default True
         Without it nothing is subtracted from the features.
     class_weight : dict, "balanced" or None, default None
@@ -284,6 +301,7 @@ class SparseSVMClassifier(BaseSparseSVM):
         refit: bool = False,
         smoothing: float = 1.0,
         groups: _arrays.Groups = 1,
+        group_weight: ArrayLike | None = None,
         fit_intercept: bool = True,
         class_weight: dict[Any, float] | str | None = None,
         tol: float = 1e-6,
@@ -298,6 +316,7 @@ class SparseSVMClassifier(BaseSparseSVM):
         self.refit = refit
         self.smoothing = smoothing
         self.groups = groups
+        self.group_weight = group_weight
         self.fit_intercept = fit_intercept
         self.class_weight = class_weight
         self.tol = tol

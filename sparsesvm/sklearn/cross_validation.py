@@ -41,7 +41,7 @@ class SparseSVMClassifierCV(BaseSparseSVM):
         "1se" takes the largest penalty whose mean score is within one standard error of the best.
     n_jobs : int or None, default None
         Jobs that share the folds.
-    lambda2, refit, smoothing, groups, fit_intercept, class_weight, tol, max_iter, verbose, device
+    lambda2, refit, smoothing, groups, group_weight, fit_intercept, class_weight, tol, max_iter, verbose, device
         As in SparseSVMClassifier.
 
     Attributes
@@ -70,6 +70,7 @@ class SparseSVMClassifierCV(BaseSparseSVM):
         refit: bool = False,
         smoothing: float = 1.0,
         groups: _arrays.Groups = 1,
+        group_weight: ArrayLike | None = None,
         fit_intercept: bool = True,
         class_weight: dict[Any, float] | str | None = None,
         tol: float = 1e-6,
@@ -87,6 +88,7 @@ class SparseSVMClassifierCV(BaseSparseSVM):
         self.refit = refit
         self.smoothing = smoothing
         self.groups = groups
+        self.group_weight = group_weight
         self.fit_intercept = fit_intercept
         self.class_weight = class_weight
         self.tol = tol

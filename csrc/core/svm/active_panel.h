@@ -22,6 +22,7 @@ class ActivePanel {
     u = arena.take<double>(k * stride);
     w = arena.take<double>(k * stride);
     keep = arena.take<double>(stride / g);
+    weight = arena.take<double>(stride);
     along_ = arena.take<double>(stride / g);
     inverse_ = arena.take<double>(m / g);
     given_ = arena.take<const T*>(n);
@@ -89,7 +90,8 @@ class ActivePanel {
     }
     for (index p = 0; p < groups; ++p) {
       const double shrunk = task_->lambda2 * norm_[first + p];
-      keep[p] = task_->lambda1 > 0 ? shrunk / (task_->lambda1 + shrunk) : 1.0;
+      keep[p] = task_->lambda1 > 0 ? shrunk / (task_->threshold(group_[first + p]) + shrunk) : 1.0;
+      for (index j = p * g; j < (p + 1) * g; ++j) weight[j] = task_->threshold.weight(group_[first + p]);
     }
     return first + groups;
   }
@@ -159,6 +161,7 @@ class ActivePanel {
   index groups = 0, width = 0;     // on the panel now
   double *f, *u, *w;               // (n, stride), (k, stride), (k, stride); see with_features
   double* keep;                    // (groups) 1 - t = lambda2 ||W_G|| / (lambda1 + lambda2 ||W_G||): what the link keeps across u
+  double* weight;                  // (width) of each column's group
 
  private:
   static constexpr index target_columns = 256;

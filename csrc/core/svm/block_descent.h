@@ -40,7 +40,6 @@ class BlockDescent {
         s_(scratch),
         change_(reinterpret_cast<S*>(scratch.change)),
         use_block_(task.k <= max_block_way),
-        lambda1_(task.lambda1 * set.scale),
         inverse_(1 / (task.lambda2 * set.scale * set.scale)) {}
 
   // How much rounding may disturb a score, which the hinge compares with one.
@@ -68,13 +67,11 @@ class BlockDescent {
     // How far one step of the sample can move a column with feature value 1: ||delta A_i|| <= sqrt(2) c_i.
     const double reach = 1.4142135623730951 * task_.weight[i];
     if (task_.group_size == 1) {
-      const auto read = k == 2   ? Passes::template read_columns<2, S>
-                        : k == 3 ? Passes::template read_columns<3, S>
-                        : k == 4 ? Passes::template read_columns<4, S>
-                        : k == 5 ? Passes::template read_columns<5, S>
-                                 : Passes::template read_columns<0, S>;
-      read(pending_, change_, f, set_.v, set_.stride, set_.stride, static_cast<S>(lambda1_), static_cast<S>(reach), use_block_, k,
-           s_.scores, s_.block, straight, safe);
+      if (task_.threshold.group_weight == nullptr) {
+        read_columns(SameThreshold<S>{static_cast<S>(task_.lambda1 * set_.scale)}, f, reach, straight, safe);
+      } else {
+        read_columns(static_cast<const S*>(set_.threshold), f, reach, straight, safe);
+      }
     } else {
       read_groups(f, reach, straight, safe);
     }
@@ -89,6 +86,18 @@ class BlockDescent {
         s_.block[a * k + a] = safe + smooth;
       }
     }
+  }
+
+  template <class Threshold>
+  void read_columns(Threshold threshold, const S* f, double reach, double& straight, double& safe) {
+    const index k = task_.k;
+    const auto read = k == 2   ? Passes::template read_columns<2, S, Threshold>
+                      : k == 3 ? Passes::template read_columns<3, S, Threshold>
+                      : k == 4 ? Passes::template read_columns<4, S, Threshold>
+                      : k == 5 ? Passes::template read_columns<5, S, Threshold>
+                               : Passes::template read_columns<0, S, Threshold>;
+    read(pending_, change_, f, set_.v, set_.stride, set_.stride, threshold, static_cast<S>(reach), use_block_, k, s_.scores, s_.block,
+         straight, safe);
   }
 
   void read_groups(const S* f, double reach, double& straight, double& safe) {
@@ -109,9 +118,10 @@ class BlockDescent {
 #pragma omp simd reduction(+ : length_sum)
       for (index j = p * g; j < (p + 1) * g; ++j) length_sum += f[j] * f[j];
       const double square = static_cast<double>(square_sum), length = static_cast<double>(length_sum), norm = std::sqrt(square);
-      if (norm + reach * std::sqrt(length) > lambda1_) safe += length;
-      if (!(norm > lambda1_)) continue;
-      const double factor = soft_threshold_factor(norm, lambda1_);
+      const double threshold = task_.threshold(set_.group[p]) * set_.scale;
+      if (norm + reach * std::sqrt(length) > threshold) safe += length;
+      if (!(norm > threshold)) continue;
+      const double factor = soft_threshold_factor(norm, threshold);
       straight += factor * length;
       for (index l = 0; l < k; ++l) {
         const S *row = set_.v + l * set_.stride + p * g, *features = f + p * g;
@@ -156,7 +166,7 @@ class BlockDescent {
   BlockScratch& s_;
   S* change_;
   bool use_block_;
-  double lambda1_, inverse_;     // lambda1 and 1 / lambda2 in the units of the working set
+  double inverse_;              // 1 / lambda2 in the units of the working set
   const S* pending_ = nullptr;  // features of the sample whose change V does not yet hold
 };
 

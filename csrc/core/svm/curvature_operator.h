@@ -53,7 +53,7 @@ class CurvatureOperator {
       }
     }
     for (index p = 0; p < set_.n_groups; ++p) {
-      const double norm = state_.norm[set_.group[p]], t = task_.lambda1 / norm, scaled = norm * set_.scale;
+      const double norm = state_.norm[set_.group[p]], t = task_.threshold(set_.group[p]) / norm, scaled = norm * set_.scale;
       keep[p] = static_cast<float>(1 - t);
       along[p] *= static_cast<float>(t / (scaled * scaled));
     }

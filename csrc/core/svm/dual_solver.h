@@ -100,7 +100,9 @@ class DualSolver {
     state_.evaluate(task_, state_.dual);
     state_.certify(task_);
     bool sets = find_sets().sets;
-    for (index b = 0; b < task_.n_groups && task_.lambda1 > 0; ++b) sets = sets && (state_.norm[b] > task_.lambda1) == (active[b] != 0);
+    for (index b = 0; b < task_.n_groups && task_.lambda1 > 0; ++b) {
+      sets = sets && (state_.norm[b] > task_.threshold(b)) == (active[b] != 0);
+    }
     return sets ? Status::converged : Status::not_identified;
   }
 
@@ -110,7 +112,7 @@ class DualSolver {
     for (index i = 0; i < task_.n; ++i) {
       double* row = state_.dual + i * k;
       if (arguments.init_dual != nullptr) {
-        const double* given = arguments.init_dual + (number * arguments.batch.n_samples + task_.sample[i]) * k;
+        const double* given = arguments.init_dual + (number * arguments.batch.n_samples + task_.sample[i]) * arguments.batch.n_way;
         for (index l = 0; l < k; ++l) row[l] = task_.weight[i] * given[l];
         project_simplex(row, k, task_.weight[i]);
       } else {
@@ -123,7 +125,7 @@ class DualSolver {
 
   // Uniform over the wrong classes is the right direction but too far: moves back towards the labels, Lambda = (1 - t) Y + t
   // uniform, to the best t in [0, 1]. V is t times that of t = 1, so the derivative of the dual is
-  // sum_i c_i - sum_G norm (t norm - lambda1)_+ / lambda2: decreasing and concave, so that Newton steps from t = 1 stay on the right
+  // sum_i c_i - sum_G norm (t norm - lambda1_G)_+ / lambda2: decreasing and concave, so that Newton steps from t = 1 stay on the right
   // of its root.
   void scale_start() {
     state_.evaluate(task_, state_.dual);
@@ -131,7 +133,7 @@ class DualSolver {
     for (int step = 0; step < 20; ++step) {
       double slope = 0, curvature = 0;
       for (index b = 0; b < task_.n_groups; ++b) {
-        const double norm = state_.norm[b], excess = t * norm - task_.lambda1;
+        const double norm = state_.norm[b], excess = t * norm - task_.threshold(b);
         slope += excess > 0 ? excess * norm : 0.0;
         curvature += excess > 0 ? norm * norm : 0.0;
       }
@@ -324,7 +326,9 @@ class DualSolver {
       without += task_.weight[i] * sample_value(zero, probabilities, task_.label[i], task_.k, task_.smoothing, block_.product).loss;
     }
     if (!(without <= state_.objective)) return false;
-    for (index b = 0; b < task_.n_groups; ++b) state_.norm[b] = state_.norm[b] < task_.lambda1 ? state_.norm[b] : task_.lambda1;
+    for (index b = 0; b < task_.n_groups; ++b) {
+      state_.norm[b] = state_.norm[b] < task_.threshold(b) ? state_.norm[b] : task_.threshold(b);
+    }
     for (index e = 0; e < task_.k * task_.m; ++e) state_.w[e] = 0;
     certify_changed_weights();
     return true;
@@ -336,9 +340,10 @@ class DualSolver {
     const index g = task_.group_size;
     bool any = false;
     for (index b = 0; b < task_.n_groups; ++b) {
-      if (!(state_.norm[b] > task_.lambda1) || state_.norm[b] > (1 + 1e-9) * task_.lambda1) continue;
+      const double threshold = task_.threshold(b);
+      if (!(state_.norm[b] > threshold) || state_.norm[b] > (1 + 1e-9) * threshold) continue;
       any = true;
-      state_.norm[b] = task_.lambda1;
+      state_.norm[b] = threshold;
       for (index l = 0; l < task_.k; ++l) {
         for (index e = l * task_.m + b * g; e < l * task_.m + (b + 1) * g; ++e) state_.w[e] = 0;
       }
@@ -377,9 +382,9 @@ class DualSolver {
     if (finite && task_.lambda1 > 0) drop_borderline_groups(arguments.tol * task_.total_weight);
     if (finite && sizeof(T) < sizeof(double)) round_weights();
     const double nan = __builtin_nan("");
-    T* weights = arguments.weights + number * k * m;
+    T* weights = arguments.weights + number * batch.n_way * m;
     for (index b = 0; b < task_.n_groups; ++b) {
-      const bool on = state_.norm[b] > task_.lambda1;
+      const bool on = state_.norm[b] > task_.threshold(b);
       arguments.active[number * task_.n_groups + b] = finite && on;
       for (index l = 0; l < k; ++l) {
         for (index e = l * m + b * task_.group_size; e < l * m + (b + 1) * task_.group_size; ++e) {
@@ -387,14 +392,15 @@ class DualSolver {
         }
       }
     }
-    T* dual = arguments.dual + number * batch.n_samples * k;
+    const index row = batch.n_way;
+    T* dual = arguments.dual + number * batch.n_samples * row;
     write_absent(batch, number, task_.smoothing, state_.sample, dual, [&](index i, double* out) {
-      const T* row = batch.features + number * batch.task_stride + i * batch.row_stride;
+      const T* features = batch.features + number * batch.task_stride + i * batch.row_stride;
       for (index l = 0; l < k; ++l) out[l] = 0;
-      Passes::add_products(&row, 1, state_.w, m, k, m, 1.0, out, k);
+      Passes::add_products(&features, 1, state_.w, m, k, m, 1.0, out, k);
     });
     for (index i = 0; i < task_.n; ++i) {
-      for (index l = 0; l < k; ++l) dual[task_.sample[i] * k + l] = static_cast<T>(state_.dual[i * k + l] / task_.weight[i]);
+      for (index l = 0; l < k; ++l) dual[task_.sample[i] * row + l] = static_cast<T>(state_.dual[i * k + l] / task_.weight[i]);
     }
     arguments.gap[number] = finite ? state_.gap : nan;
     arguments.objective[number] = finite ? state_.objective : nan;

@@ -69,10 +69,11 @@ struct DualState {
       loss += task.weight[i] * value.loss;
       total_gap += task.weight[i] * value.gap;
     }
+    const Thresholds threshold = task.threshold;
     double penalty = 0;  // lambda1 ||W||_21 + lambda2 / 2 ||W||^2, from the norms of V
     for (index b = 0; b < task.n_groups; ++b) {
-      const double excess = norm[b] > task.lambda1 ? norm[b] - task.lambda1 : 0.0;
-      penalty += excess * (task.lambda1 + 0.5 * excess);
+      const double excess = norm[b] > threshold(b) ? norm[b] - threshold(b) : 0.0;
+      penalty += excess * (threshold(b) + 0.5 * excess);
     }
     gap = total_gap;
     objective = loss + penalty / task.lambda2;
@@ -102,12 +103,13 @@ struct DualState {
         norm[b] = std::sqrt(total);
       }
     }
-    const double inverse = 1 / task.lambda2, lambda1 = task.lambda1;
+    const double inverse = 1 / task.lambda2;
+    const Thresholds threshold = task.threshold;
     if (g == 1) {
-      for (index j = 0; j < m; ++j) column[j] = soft_threshold_factor(norm[j], lambda1) * inverse;
+      for (index j = 0; j < m; ++j) column[j] = soft_threshold_factor(norm[j], threshold(j)) * inverse;
     } else {
       for (index b = 0; b < task.n_groups; ++b) {
-        const double factor = soft_threshold_factor(norm[b], lambda1) * inverse;
+        const double factor = soft_threshold_factor(norm[b], threshold(b)) * inverse;
         for (index j = b * g; j < (b + 1) * g; ++j) column[j] = factor;
       }
     }

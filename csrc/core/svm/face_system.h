@@ -56,14 +56,14 @@ class FaceSystem {
     packed_row_ = arena.take<const T*>(n);
   }
 
-  // The face: exact zeros of the dual (n_samples, k) stay zero. `n_columns` are active.
-  void bind(const Task<T>& task, const T* dual, index n_columns) {
+  // The face: exact zeros of the dual (n_samples, k), rows `stride` apart, stay zero. `n_columns` are active.
+  void bind(const Task<T>& task, const T* dual, index stride, index n_columns) {
     task_ = &task;
     n_columns_ = n_columns;
     const index k = task.k;
     size_ = n_free_ = 0;
     for (index i = 0; i < task.n; ++i) {
-      const T* row = dual + task.sample[i] * k;
+      const T* row = dual + task.sample[i] * stride;
       index base = 0;
       for (index l = 1; l < k; ++l) base = row[l] > row[base] ? l : base;
       base_[i] = base;

@@ -63,7 +63,7 @@ SPARSESVM_HD Identification identify(Team team, const Task& task, const State& s
   nearest_use = -team.max(-nearest_use);
   double squared = 0, inverse_squared = 0, active = 0, smallest = 1e300, nearest_group = 1e300;
   for (index b = team.rank(); b < n_groups && task.lambda1 > 0; b += team.size()) {
-    const double excess = (state.norm[b] - task.lambda1) / task.lambda2;
+    const double excess = (state.norm[b] - task.threshold(b)) / task.lambda2;
     double& bound = excess > 0 ? smallest : nearest_group;
     bound = std::fabs(excess) < bound ? std::fabs(excess) : bound;
     if (!(excess > 0)) continue;

@@ -36,7 +36,7 @@ class ImplicitDiff {
     const Batch<T>& batch = arguments.batch;
     bind(batch, arguments.solution, number);
     const index k = task_.k, m = task_.m, stride = panel_.stride;
-    const T* cotangent = arguments.grad_weights + number * k * m;
+    const T* cotangent = arguments.grad_weights + number * batch.n_way * m;
     T* grad_features = arguments.grad_features + number * batch.n_samples * m;
     double* grad_weight = arguments.grad_sample_weight + number * batch.n_samples;
     for (index i = 0; i < batch.n_samples; ++i) {
@@ -66,7 +66,7 @@ class ImplicitDiff {
         double along_u = 0, along_w = 0;
 #pragma omp simd reduction(+ : along_u, along_w)
         for (index j = 0; j < panel_.width; ++j) {
-          along_u += u[j] * x[j];
+          along_u += panel_.weight[j] * u[j] * x[j];
           along_w += w[j] * x[j];
         }
         by_lambda1 -= along_u;
@@ -92,7 +92,7 @@ class ImplicitDiff {
     const T* df = arguments.tangent_features + number * batch.n_samples * m;
     const double d1 = arguments.tangent_lambda1[number], d2 = arguments.tangent_lambda2[number];
     const double* dc = arguments.tangent_sample_weight + number * batch.n_samples;
-    T* out = arguments.tangent_weights + number * k * m;
+    T* out = arguments.tangent_weights + number * batch.n_way * m;
     for (index e = 0; e < k * m; ++e) out[e] = 0;
 
     for (index p = 0; p < panel_.n_active;) {
@@ -118,7 +118,7 @@ class ImplicitDiff {
       for (index l = 0; l < k; ++l) {
         for (index j = 0; j < panel_.width; ++j) {
           const index e = l * stride + j;
-          y_[e] -= (panel_.u[e] * d1 + panel_.w[e] * d2) / task_.lambda2;
+          y_[e] -= (panel_.weight[j] * panel_.u[e] * d1 + panel_.w[e] * d2) / task_.lambda2;
         }
         panel_.scatter(y_ + l * stride, tangent_ + l * m);
       }
@@ -150,14 +150,15 @@ class ImplicitDiff {
   void bind(const Batch<T>& batch, const SolutionView<T>& solution, index number) {
     task_.bind(batch, number);
     const index k = task_.k;
-    const T* dual = solution.dual + number * batch.n_samples * k;
+    row_ = batch.n_way;
+    const T* dual = solution.dual + number * batch.n_samples * row_;
     dual_ = dual;
-    panel_.bind(task_, solution.weights + number * k * task_.m);
-    system_.bind(task_, dual, panel_.n_active * task_.group_size);
+    panel_.bind(task_, solution.weights + number * row_ * task_.m);
+    system_.bind(task_, dual, row_, panel_.n_active * task_.group_size);
     for (index i = 0; i < task_.n; ++i) {
       for (index l = 0; l < k; ++l) {
         const double y = task_.label[i] == l;
-        residual_dual_[i * k + l] = task_.weight[i] * (y - static_cast<double>(dual[task_.sample[i] * k + l]));  // diag(c) Y - A
+        residual_dual_[i * k + l] = task_.weight[i] * (y - static_cast<double>(dual[task_.sample[i] * row_ + l]));  // diag(c) Y - A
         right_[i * k + l] = 0;
       }
     }
@@ -251,13 +252,14 @@ class ImplicitDiff {
 
   double absent_residual(const Batch<T>& batch, index number, index i, index l) const {
     const double y = batch.labels[number * batch.n_samples + i] == l;
-    return y - static_cast<double>(dual_[i * task_.k + l]);
+    return y - static_cast<double>(dual_[i * row_ + l]);
   }
 
   Task<T> task_;
   ActivePanel<T> panel_;
   FaceSystem<Passes, T> system_;
   const T* dual_ = nullptr;  // (n_samples, k) of this task
+  index row_ = 0;            // from sample to sample
   double *df_, *x_, *y_, *out_, *residual_dual_, *right_, *q_, *image_, *pair_, *tangent_;
   const double** row_of_;
 };

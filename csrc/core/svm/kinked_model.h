@@ -72,7 +72,7 @@ class KinkedModel {
     const index n = task_.n, g = task_.group_size, compact = count_ - n;
     for (index e = 0; e < n * n; ++e) s_.gram[e] = 0;
     for (index e = 0; e < compact * compact; ++e) s_.matrix[e] = 0;
-    for (index b = 0; b < task_.n_groups; ++b) s_.on[b] = state_.norm[b] > task_.lambda1;
+    for (index b = 0; b < task_.n_groups; ++b) s_.on[b] = state_.norm[b] > task_.threshold(b);
     const double inverse = 1 / task_.lambda2;
     for (index next = 0; next < task_.n_groups;) {
       index filled = 0;
@@ -138,12 +138,15 @@ class KinkedModel {
 
  private:
   // t = lambda1 / norm, at most one.
-  double clipped(index group) const { return state_.norm[group] > task_.lambda1 ? task_.lambda1 / state_.norm[group] : 1.0; }
+  double clipped(index group) const {
+    const double threshold = task_.threshold(group);
+    return state_.norm[group] > threshold ? threshold / state_.norm[group] : 1.0;
+  }
 
   // c_G at the end of the step.
   double value(index group) const {
     const double norm = state_.norm[group];
-    return norm - task_.lambda1 + (norm > 0 ? clipped(group) * s_.along[group] / norm : 0.0);
+    return norm - task_.threshold(group) + (norm > 0 ? clipped(group) * s_.along[group] / norm : 0.0);
   }
 
   // along = <v_G, dV_G> with dV = -dv.

@@ -100,7 +100,7 @@ class LineSearch {
       for (index b = 0; b < task_.n_groups; ++b) {
         const double square = s_.base[b] + t * (2 * s_.slope[b] + t * s_.square[b]);
         const double norm = square > 0 ? std::sqrt(square) : 0.0;
-        total += soft_threshold_factor(norm, task_.lambda1) * (s_.slope[b] + t * s_.square[b]);
+        total += soft_threshold_factor(norm, task_.threshold(b)) * (s_.slope[b] + t * s_.square[b]);
       }
       return linear + t * smooth_curvature + total / task_.lambda2;
     };

@@ -13,7 +13,7 @@ SPARSESVM_BEGIN
 // gives the k scores of sample i of task `number`; `scratch` (2 k).
 template <typename T, class ScoreOf>
 void write_absent(const Batch<T>& batch, index number, double smoothing, double* scratch, T* dual, const ScoreOf& score_of) {
-  const index k = batch.n_way;
+  const index k = batch.way(number);
   double *scores = scratch, *best = scratch + k;
   for (index i = 0; i < batch.n_samples; ++i) {
     if (batch.sample_weight[number * batch.n_samples + i] > 0) continue;
@@ -23,7 +23,7 @@ void write_absent(const Batch<T>& batch, index number, double smoothing, double*
       if (!(std::fabs(scores[l]) <= 1e300)) scores[l] = 0;
     }
     best_response(scores, label, k, smoothing, best);
-    for (index l = 0; l < k; ++l) dual[i * k + l] = static_cast<T>(best[l]);
+    for (index l = 0; l < k; ++l) dual[i * batch.n_way + l] = static_cast<T>(best[l]);
   }
 }
 

@@ -55,15 +55,15 @@ class PrimalModel {
   void start() { system_.start(); }
 
   // Changes `w` (n_groups * group_size, k - 1) by a step of the model; `opened` are the columns of the working set over all samples, g
-  // the gradient of the smooth part there, mu (n_groups) the curvature of its penalty.
-  void step(const Column* opened, index n_groups, const double* g, const double* mu, double lambda1, double accuracy, double* w) {
+  // the gradient of the smooth part there, mu (n_groups) the curvature of its penalty, and threshold (n_groups) lambda1 of each group.
+  void step(const Column* opened, index n_groups, const double* g, const double* mu, const double* threshold, double accuracy, double* w) {
     n_groups_ = n_groups;
     const index size = n_groups * g_ * q_;
     features_.select(opened, n_groups * g_, free_.sample, free_.count, column_);
     for (index e = 0; e < size; ++e) moved_[e] = 0;
-    sweep(g, mu, lambda1, w);
+    sweep(g, mu, threshold, w);
     gradient_after(g, mu, size);
-    newton(mu, lambda1, accuracy, w);
+    newton(mu, threshold, accuracy, w);
   }
 
  private:
@@ -72,7 +72,7 @@ class PrimalModel {
 
   index at(index lane, index i) const { return Features::at(lane, i, lanes(), free_.count); }
 
-  void sweep(const double* g, const double* mu, double lambda1, double* w) {
+  void sweep(const double* g, const double* mu, const double* threshold, double* w) {
     const index f = free_.count;
     for (index e = 0; e < lanes() * f; ++e) scores_[e] = 0;
     for (index l = 0; l < lanes(); ++l) {
@@ -85,7 +85,7 @@ class PrimalModel {
       const double inverse = 1 / curvature_[p];
       double norm = 0;
       for (index j = p * g_; j < (p + 1) * g_; ++j) read_column(j, g, mu[p], w, inverse, local_ + (j - p * g_) * q_, norm);
-      const double factor = soft_threshold_factor(std::sqrt(norm), lambda1 * inverse);
+      const double factor = soft_threshold_factor(std::sqrt(norm), threshold[p] * inverse);
       for (index j = p * g_; j < (p + 1) * g_; ++j) {
         const double* target = local_ + (j - p * g_) * q_;
         bool any = false;
@@ -187,23 +187,23 @@ class PrimalModel {
 
   // One Newton step on the natural residual; where the model does not fall along it, steps on the groups in use. Where these had to stop
   // many groups the time before and a step is dear, they come at once.
-  void newton(const double* mu, double lambda1, double accuracy, double* w) {
+  void newton(const double* mu, const double* threshold, double accuracy, double* w) {
     if (crossed_ && system_.dear()) {
-      newton_in_use(mu, lambda1, accuracy, w);
+      newton_in_use(mu, threshold, accuracy, w);
       return;
     }
-    const index block = g_ * q_, n_active = list_active(mu, lambda1, w);
+    const index block = g_ * q_, n_active = list_active(mu, threshold, w);
     set_columns(n_groups_, nullptr);
     system_.multiply(step_, image_);  // what the groups that go to zero do to the others
     for (index t = 0; t < n_active; ++t) {
       for (index e = 0; e < block; ++e) right_[t * block + e] -= image_[active_[t] * block + e];
     }
     solve_active(n_active, accuracy);
-    if (!take(1, mu, lambda1, w)) newton_in_use(mu, lambda1, accuracy, w);
+    if (!take(1, mu, threshold, w)) newton_in_use(mu, threshold, accuracy, w);
   }
 
   // Lists the groups that the natural residual calls active, and the system there; the step takes the others to zero.
-  index list_active(const double* mu, double lambda1, const double* w) {
+  index list_active(const double* mu, const double* threshold, const double* w) {
     const index block = g_ * q_;
     index n_active = 0;
     for (index p = 0; p < n_groups_; ++p) {
@@ -214,10 +214,10 @@ class PrimalModel {
         norm += unit[e] * unit[e];
       }
       norm = std::sqrt(norm);
-      const bool active = norm > lambda1 * inverse;
+      const bool active = norm > threshold[p] * inverse;
       for (index e = 0; e < block; ++e) step_[p * block + e] = active ? 0.0 : -w[p * block + e];
       if (!active) continue;
-      const double t = lambda1 * inverse / norm, bend = lambda1 / (norm * (1 - t));
+      const double t = threshold[p] * inverse / norm, bend = threshold[p] / (norm * (1 - t));
       double inner = 0;
       for (index e = 0; e < block; ++e) {
         right[e] = (1 - t) * unit[e] - w[p * block + e];
@@ -250,11 +250,11 @@ class PrimalModel {
   // Newton steps on the groups that the sweep left in use: there their norms are smooth, so that each step descends. Where a whole one
   // would push groups through zero these stop there, or where that raises the model half of them, and so on; the last one never
   // does. They leave.
-  void newton_in_use(const double* mu, double lambda1, double accuracy, double* w) {
+  void newton_in_use(const double* mu, const double* threshold, double accuracy, double* w) {
     const index block = g_ * q_;
     double budget = 0;
     for (int drop = 0; drop < ProximalRules::max_drops; ++drop) {
-      const index n_active = list_in_use(mu, lambda1, w);
+      const index n_active = list_in_use(mu, threshold, w);
       if (n_active == 0) return;
       set_columns(n_active, active_);
       if (drop > 0 && budget + system_.direct_cost() > ProximalRules::drop_cost) return;
@@ -273,7 +273,7 @@ class PrimalModel {
       double length = 1;
       index stopped = crossing;
       std::sort(crossing_, crossing_ + crossing);
-      while (!take(length, mu, lambda1, w)) {
+      while (!take(length, mu, threshold, w)) {
         if (stopped > 1) {
           stopped = (stopped + 1) / 2;
           length = crossing_[stopped - 1];
@@ -289,7 +289,7 @@ class PrimalModel {
   }
 
   // Lists the groups with weights, and the system there; the step is zero elsewhere.
-  index list_in_use(const double* mu, double lambda1, const double* w) {
+  index list_in_use(const double* mu, const double* threshold, const double* w) {
     const index block = g_ * q_;
     index n_active = 0;
     for (index p = 0; p < n_groups_; ++p) {
@@ -303,9 +303,9 @@ class PrimalModel {
       for (index e = 0; e < block; ++e) {
         const double u = w[p * block + e] / norm;
         system_.unit[n_active * block + e] = u;
-        right_[n_active * block + e] = -gradient_[p * block + e] - lambda1 * u;
+        right_[n_active * block + e] = -gradient_[p * block + e] - threshold[p] * u;
       }
-      set_penalty(n_active, mu[p], lambda1 / norm);
+      set_penalty(n_active, mu[p], threshold[p] / norm);
       active_[n_active++] = p;
     }
     return n_active;
@@ -313,7 +313,7 @@ class PrimalModel {
 
   // Moves w by `length` of the step if the model falls, and leaves the move in right_ and F' S F times it in image_. Groups that would
   // pass through zero stop there.
-  bool take(double length, const double* mu, double lambda1, double* w) {
+  bool take(double length, const double* mu, const double* threshold, double* w) {
     const index block = g_ * q_;
     double* d = right_;
     for (index p = 0; p < n_groups_; ++p) {
@@ -340,7 +340,7 @@ class PrimalModel {
         cross += d[e] * (2 * w[e] + d[e]);
       }
       const double sum = std::sqrt(before) + std::sqrt(after);
-      if (sum > 0) change += lambda1 * cross / sum;
+      if (sum > 0) change += threshold[p] * cross / sum;
     }
     if (!(change < 0)) return false;
     for (index e = 0; e < n_groups_ * block; ++e) w[e] = d[e] == -w[e] ? 0.0 : w[e] + d[e];

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/basics.h"
+#include "core/macros.h"
 
 namespace sparsesvm {
 
@@ -22,6 +23,11 @@ struct Batch {
   index n_entries = 0;                      // of the sparse rows
   const std::int64_t* row_start = nullptr;  // (n_samples + 1) first entry of each row, and their number
   const std::int64_t* column = nullptr;     // (n_entries) increasing within a row
+  const double* group_weight = nullptr;     // (n_tasks, groups) positive factors of lambda1; null for ones
+  index group_weight_stride = 0;            // from task to task
+  const std::int64_t* task_way = nullptr;   // (n_tasks,) classes of each task, the first of n_way; null for all of them
+
+  SPARSESVM_HD index way(index number) const { return task_way != nullptr ? static_cast<index>(task_way[number]) : n_way; }
 };
 
 template <typename T>
@@ -69,5 +75,25 @@ struct JvpArguments {
   const double* tangent_sample_weight;  // (n_tasks, n_samples)
   T* tangent_weights;                   // out (n_tasks, n_way, n_features)
 };
+
+// The sizes of one task, for which memory is laid out. What it reads and writes lies as in the batch, for its own classes.
+template <typename T>
+SPARSESVM_HD Batch<T> sizes_of_task(const Batch<T>& batch, index number) {
+  Batch<T> own = batch;
+  own.n_way = batch.way(number);
+  return own;
+}
+
+// Zeros in the weights and the dual of the classes that task `number` lacks, written by member `rank` of `size`.
+template <typename T>
+SPARSESVM_HD void fill_absent_classes(const Batch<T>& b, index number, T* weights, T* dual, index rank, index size) {
+  const index k = b.n_way, m = b.n_features, own = b.way(number);
+  if (own == k) return;
+  for (index e = own * m + rank; e < k * m; e += size) weights[number * k * m + e] = 0;
+  if (dual == nullptr) return;
+  for (index e = rank; e < b.n_samples * k; e += size) {
+    if (e % k >= own) dual[number * b.n_samples * k + e] = 0;
+  }
+}
 
 }  // namespace sparsesvm

@@ -101,20 +101,20 @@ SPARSESVM_HD inline double proximal_curvature(double scale, double square, doubl
 
 // Duality gap that one group leaves in the inner problem, from ||W_G||^2, ||X_G||^2 and <W_G, X_G> with the pull X = V + sigma W_t:
 // the probabilities are the exact response, so that these add up to the whole. A sum of non-negative terms.
-SPARSESVM_HD inline double inner_gap(double ww, double xx, double wx, double mu, double lambda1) {
-  const double length = std::sqrt(ww), pull = std::sqrt(xx), excess = pull - lambda1;
+SPARSESVM_HD inline double inner_gap(double ww, double xx, double wx, double mu, double threshold) {
+  const double length = std::sqrt(ww), pull = std::sqrt(xx), excess = pull - threshold;
   const double turned = length * pull - wx > 0 ? length * pull - wx : 0.0;
   if (!(excess > 0)) return turned - length * excess + 0.5 * mu * ww;
   const double miss = length - excess / mu;
   return turned + 0.5 * mu * miss * miss;
 }
 
-// Sums over the groups whose excess = share ||V_G|| - lambda1 is positive.
+// Sums over the groups whose excess = share ||V_G|| - threshold is positive.
 struct ExcessSums {
   double square, slope, bend;  // of excess^2, excess ||V_G||, ||V_G||^2
 
-  SPARSESVM_HD void add(double norm, double share, double lambda1) {
-    const double excess = share * norm - lambda1;
+  SPARSESVM_HD void add(double norm, double share, double threshold) {
+    const double excess = share * norm - threshold;
     if (!(excess > 0)) return;
     square += excess * excess;
     slope += excess * norm;
@@ -122,7 +122,7 @@ struct ExcessSums {
   }
 };
 
-// The dual value at Y + share (p - Y): share linear - share^2 curved / 2 - sum_G (share ||V_G|| - lambda1)_+^2 / (2 lambda2), with
+// The dual value at Y + share (p - Y): share linear - share^2 curved / 2 - sum_G (share ||V_G|| - threshold)_+^2 / (2 lambda2), with
 // sums(share) the ExcessSums.
 template <class Sums>
 SPARSESVM_HD double scaled_dual_value(double share, double linear, double curved, double lambda2, const Sums& sums) {
@@ -132,12 +132,12 @@ SPARSESVM_HD double scaled_dual_value(double share, double linear, double curved
 
 // The share in [0, 1] with the largest dual value. Each row's set c_i (y_i - simplex) contains zero, so that all are feasible where
 // lambda2 > 0; the derivative falls and is piecewise linear, and Newton steps from one stay on the right of its root. With
-// lambda2 = 0 it is the largest that keeps every ||V_G||, `largest` at most, within lambda1.
+// lambda2 = 0 it is the largest that keeps every ||V_G||, at most `largest` times its threshold, within it.
 template <class Sums>
-SPARSESVM_HD double best_share(double linear, double curved, double lambda1, double lambda2, double largest, const Sums& sums) {
+SPARSESVM_HD double best_share(double linear, double curved, double lambda2, double largest, const Sums& sums) {
   if (!(lambda2 > 0)) {
     constexpr double rounding = 1e-15;
-    return largest > lambda1 ? (1 - rounding) * lambda1 / largest : 1.0;
+    return largest > 1 ? (1 - rounding) / largest : 1.0;
   }
   double share = 1;
   for (int step = 0; step < 50; ++step) {

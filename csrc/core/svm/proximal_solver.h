@@ -47,6 +47,7 @@ class ProximalSolver {
     gradient_ = arena.take<double>(m * q_);
     direction_ = arena.take<double>(m * q_);
     mu_ = arena.take<double>(groups);
+    threshold_ = arena.take<double>(groups);
     dz_ = arena.take<double>(n * q_);
     wide_ = arena.take<double>(m * k_);
     scores_ = arena.take<double>(n * k_);
@@ -61,10 +62,10 @@ class ProximalSolver {
     basis_.fill();
     if (!measure_groups()) return Status::non_finite;
     const double* probabilities = arguments.init_dual;
-    if (probabilities != nullptr) probabilities += number * arguments.batch.n_samples * k_;
+    if (probabilities != nullptr) probabilities += number * arguments.batch.n_samples * arguments.batch.n_way;
     const T* weights = arguments.init_weights;
-    if (weights != nullptr) weights += number * k_ * task.m;
-    state_.start(task, probabilities);
+    if (weights != nullptr) weights += number * arguments.batch.n_way * task.m;
+    state_.start(task, probabilities, arguments.batch.n_way);
     double share = 1;
     if (weights != nullptr) {
       start_at(weights);
@@ -113,7 +114,7 @@ class ProximalSolver {
     const index m = task_->m;
     const bool finite = status != Status::non_finite;
     const double nan = __builtin_nan("");
-    T* weights = arguments.weights + number * k_ * m;
+    T* weights = arguments.weights + number * batch.n_way * m;
     std::uint8_t* active = arguments.active + number * task_->n_groups;
     for (index b = 0; b < task_->n_groups; ++b) active[b] = 0;
     bool any_active = false;
@@ -130,10 +131,11 @@ class ProximalSolver {
         any_active = any_active || active[j / g_];
       }
     }
-    T* dual = arguments.dual + number * batch.n_samples * k_;
+    const index row = batch.n_way;
+    T* dual = arguments.dual + number * batch.n_samples * row;
     write_absent(batch, number, task_->smoothing, scratch_, dual, [&](index i, double* out) { features_.score(i, wide_, out); });
     for (index i = 0; i < task_->n; ++i) {
-      for (index l = 0; l < k_; ++l) dual[task_->sample[i] * k_ + l] = static_cast<T>(state_.best_p[i * k_ + l]);
+      for (index l = 0; l < k_; ++l) dual[task_->sample[i] * row + l] = static_cast<T>(state_.best_p[i * k_ + l]);
     }
     const double objective = finite ? objective_of_written() : nan;
     if (finite) state_.best_primal = objective;
@@ -189,6 +191,7 @@ class ProximalSolver {
   // the inner problem over all groups.
   double choose_groups() {
     const index block = g_ * q_, m = task_->m;
+    const Thresholds threshold_of = task_->threshold;
     double total = 0;
     index used = 0, pulling = 0;
     double* x = direction_;
@@ -204,8 +207,8 @@ class ProximalSolver {
           any = any || state_.w[e] != 0;
         }
       }
-      excess_[b] = std::sqrt(pull) - task_->lambda1;
-      if (any || excess_[b] > 0) total += state_.group_gap(state_.w + b * block, x, task_->lambda2 + sigma_[b]);
+      excess_[b] = std::sqrt(pull) - threshold_of(b);
+      if (any || excess_[b] > 0) total += state_.group_gap(state_.w + b * block, x, task_->lambda2 + sigma_[b], threshold_of(b));
       in_[b] = any;
       used += any;
       if (!any && excess_[b] > 0) ordered_[pulling++] = excess_[b];
@@ -229,6 +232,7 @@ class ProximalSolver {
     for (index t = 0; t < n_groups_; ++t) {
       const index b = group_[t];
       mu_[t] = task_->lambda2 + sigma_[b];
+      threshold_[t] = task_->threshold(b);
       for (index e = 0; e < block; ++e) {
         w_[t * block + e] = state_.w[b * block + e];
         centre_[t * block + e] = sigma_[b] * state_.w_centre[b * block + e];
@@ -248,7 +252,8 @@ class ProximalSolver {
   }
 
   // Newton steps on the working set until its gap is at most `enough`. False when none moved.
-  bool solve_on_groups(double enough, index& steps) {
+  // Inlined, without which a solve of 600 samples and 300 features takes a tenth longer.
+  SPARSESVM_INLINE bool solve_on_groups(double enough, index& steps) {
     const index n = task_->n, block = g_ * q_, size = n_groups_ * block;
     for (bool moved = false;; moved = true) {
       double gap = 0;
@@ -258,13 +263,13 @@ class ProximalSolver {
           x[e] = pull_[t * block + e] + centre_[t * block + e];
           gradient_[t * block + e] = mu_[t] * w_[t * block + e] - x[e];
         }
-        gap += state_.group_gap(w_ + t * block, x, mu_[t]);
+        gap += state_.group_gap(w_ + t * block, x, mu_[t], threshold_[t]);
       }
       if (gap <= enough || steps >= Rules::max_steps) return moved;
       ++steps;
       free_.collect(state_.p, task_->weight, n, task_->smoothing + rho_);
       for (index e = 0; e < size; ++e) direction_[e] = w_[e];
-      model_.step(column_, n_groups_, gradient_, mu_, task_->lambda1, Rules::accuracy, w_);
+      model_.step(column_, n_groups_, gradient_, mu_, threshold_, Rules::accuracy, w_);
       for (index e = 0; e < size; ++e) direction_[e] = w_[e] - direction_[e];
       if (!search_line(size)) return moved;
       features_.pull(column_, n_groups_ * g_, n, state_.a, q_, pull_);
@@ -309,7 +314,7 @@ class ProximalSolver {
         length += d * d;
         total += (mu_[t] * w - centre_[e]) * d;
       }
-      total += task_->lambda1 * (square > 0 ? inner / std::sqrt(square) : std::sqrt(length));
+      total += threshold_[t] * (square > 0 ? inner / std::sqrt(square) : std::sqrt(length));
     }
     return total;
   }
@@ -328,7 +333,7 @@ class ProximalSolver {
       for (index l = 0; l < k_; ++l) {
         for (index e = l * m + b * g_; e < l * m + (b + 1) * g_; ++e) square += wide_[e] * wide_[e];
       }
-      total += task_->lambda1 * std::sqrt(square) + 0.5 * task_->lambda2 * square;
+      total += task_->threshold(b) * std::sqrt(square) + 0.5 * task_->lambda2 * square;
     }
     return total;
   }
@@ -346,7 +351,7 @@ class ProximalSolver {
   index* group_;  // the working set
   index n_groups_ = 0;
   typename Features::Column* column_;  // of the working set, over all samples
-  double *w_, *centre_, *pull_, *gradient_, *direction_, *mu_;  // on the working set; centre_ holds sigma W_t
+  double *w_, *centre_, *pull_, *gradient_, *direction_, *mu_, *threshold_;  // on the working set; centre_: sigma W_t
   double *dz_, *wide_, *scores_, *scratch_;
 };
 

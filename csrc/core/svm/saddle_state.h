@@ -34,15 +34,15 @@ class SaddleState {
     scratch_ = arena.take<double>(4 * k_);
   }
 
-  // W = 0 and `probabilities` (n_samples of the batch, k), or uniform ones. The labels' own dual has the value zero.
-  void start(const Task<T>& task, const double* probabilities) {
+  // W = 0 and `probabilities` (n_samples of the batch, k), rows `stride` apart, or uniform ones. The labels' own dual has the value zero.
+  void start(const Task<T>& task, const double* probabilities, index stride) {
     task_ = &task;
     drop_weights();
     for (index e = 0; e < task.m * q_; ++e) best_w[e] = 0;
     for (index i = 0; i < task.n; ++i) {
       double* row = p_centre + i * k_;
       for (index l = 0; l < k_; ++l) {
-        row[l] = probabilities != nullptr ? probabilities[task.sample[i] * k_ + l] : 1.0 / static_cast<double>(k_);
+        row[l] = probabilities != nullptr ? probabilities[task.sample[i] * stride + l] : 1.0 / static_cast<double>(k_);
       }
       project_simplex(row, k_, 1.0);
     }
@@ -123,16 +123,19 @@ class SaddleState {
         curved += task_->smoothing * task_->weight[i] * d * d;
       }
     }
+    const Thresholds threshold = task_->threshold;
     double penalty = 0;
     for (index b = 0; b < task_->n_groups; ++b) {
       double square = 0;
       for (index e = b * g_ * q_; e < (b + 1) * g_ * q_; ++e) square += w[e] * w[e];
-      penalty += task_->lambda1 * std::sqrt(square) + 0.5 * task_->lambda2 * square;
+      penalty += threshold(b) * std::sqrt(square) + 0.5 * task_->lambda2 * square;
     }
-    double largest = 0;
-    for (index b = 0; b < task_->n_groups; ++b) largest = norm_[b] > largest ? norm_[b] : largest;
+    double largest = 0;  // beside its threshold
+    for (index b = 0; b < task_->n_groups && !(task_->lambda2 > 0); ++b) {
+      largest = norm_[b] > largest * threshold(b) ? norm_[b] / threshold(b) : largest;
+    }
     const auto sums = [this](double share) { return excess_sums(share); };
-    const double share = best_share(linear, curved, task_->lambda1, task_->lambda2, largest, sums);
+    const double share = best_share(linear, curved, task_->lambda2, largest, sums);
     const double value = scaled_dual_value(share, linear, curved, task_->lambda2, sums);
     penalty_gap = loss + penalty - value - loss_gap;
     if (!(std::fabs(loss + penalty) <= 1e300) || !(std::fabs(value) <= 1e300)) {
@@ -155,14 +158,14 @@ class SaddleState {
   }
 
   // Duality gap that one group leaves in the inner problem, at weights x_w and pull x = V + sigma W_t (group_size, k - 1) each.
-  double group_gap(const double* x_w, const double* x, double mu) const {
+  double group_gap(const double* x_w, const double* x, double mu, double threshold) const {
     double ww = 0, xx = 0, wx = 0;
     for (index e = 0; e < g_ * q_; ++e) {
       ww += x_w[e] * x_w[e];
       xx += x[e] * x[e];
       wx += x_w[e] * x[e];
     }
-    return inner_gap(ww, xx, wx, mu, task_->lambda1);
+    return inner_gap(ww, xx, wx, mu, threshold);
   }
 
   void move_centre() {
@@ -200,7 +203,8 @@ class SaddleState {
 
   ExcessSums excess_sums(double share) const {
     ExcessSums sums{};
-    for (index b = 0; b < task_->n_groups; ++b) sums.add(norm_[b], share, task_->lambda1);
+    const Thresholds threshold = task_->threshold;
+    for (index b = 0; b < task_->n_groups; ++b) sums.add(norm_[b], share, threshold(b));
     return sums;
   }
 

@@ -3,6 +3,7 @@
 
 #include "core/linear_algebra/arena.h"
 #include "core/macros.h"
+#include "core/prox.h"
 #include "core/svm/problem.h"
 
 SPARSESVM_BEGIN
@@ -12,6 +13,7 @@ struct Task {
   index n;                // samples with positive weight
   index m, k, group_size, n_groups;
   double lambda1, lambda2;
+  Thresholds threshold;   // lambda1 of each group
   double smoothing;       // dual_reg / lambda2
   double total_weight;    // objective at W = 0
   const T** rows;         // (n) feature rows
@@ -31,11 +33,13 @@ struct Task {
   void bind(const Batch<T>& batch, index number) {
     n = 0;
     m = batch.n_features;
-    k = batch.n_way;
+    k = batch.way(number);
     group_size = batch.group_size;
     n_groups = m / group_size;
     lambda1 = batch.lambda1[number];
     lambda2 = batch.lambda2[number];
+    threshold = {lambda1, batch.group_weight};
+    if (threshold.group_weight != nullptr) threshold.group_weight += number * batch.group_weight_stride;
     smoothing = batch.dual_reg > 0 ? batch.dual_reg / lambda2 : 0.0;
     total_weight = 0;
     for (index i = 0; i < batch.n_samples; ++i) {
