@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -37,7 +38,7 @@ def test_thousands_of_samples_without_group_penalty(rng, n_features):
 
 
 def test_a_factor_that_serves_several_steps_stays_with_its_task(rng):
-    """So large that Newton steps solve by conjugate gradients with the last factor: a task is the same, bit for bit, after another one."""
+    """So large that Newton steps solve by conjugate gradients with the last factor: a task is the same after another one."""
     features = torch.from_numpy(rng.normal(size=(2, 520, 700)))
     labels = torch.from_numpy(rng.integers(0, 4, (2, 520)))
     options = {"lambda1": 0.2 * sparsesvm.lambda1_max(features, labels), "lambda2": 1.0}
@@ -45,6 +46,18 @@ def test_a_factor_that_serves_several_steps_stays_with_its_task(rng):
     assert (sparsesvm.duality_gap(features, labels, both.weights, dual=both.dual, **options) <= 1.01e-4 * 520).all()
     options["lambda1"] = options["lambda1"][1]
     assert torch.equal(sparsesvm.solve(features[1], labels[1], **options, tol=1e-4).weights, both.weights[1])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_left_of_groups_that_go(seed):
+    """At the default tolerance the features in use are those of the exact solution, but for what is at the threshold."""
+    rng = np.random.default_rng(seed)
+    features, planted = torch.from_numpy(rng.normal(size=(600, 400))), torch.from_numpy(rng.normal(size=(30, 4)))
+    labels = (features[:, :30] @ planted + 3 * torch.from_numpy(rng.normal(size=(600, 4)))).argmax(1)
+    options = {"lambda1_ratio": 0.1, "lambda2": 1.0, "dual_reg": 1.0, "on_failure": "raise"}
+    found, exact = (sparsesvm.solve(features, labels, tol=tol, **options) for tol in (1e-6, 1e-12))
+    assert (found.active != exact.active).sum() <= 2
+    assert torch.equal(found.active, (found.weights != 0).any(0))
 
 
 @pytest.mark.parametrize("lambda1", [0.0, 20.0])

@@ -16,7 +16,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from sparsesvm import _checks, _intercept, functional, reference
+from sparsesvm import _checks, _intercept, functional
 from sparsesvm.results import Solution, StatusCode, unconverged
 from sparsesvm.sklearn import _arrays
 
@@ -48,14 +48,6 @@ class Training(NamedTuple):
     labels: torch.Tensor
     weight: torch.Tensor
     dtype: np.dtype[Any]
-
-
-def _without_remnants(solution: Solution, group_size: int) -> Solution:
-    """Groups that a step has brought to nothing but for rounding (norms of 1e-20 beside 0.1 occur) are not in use."""
-    norm = reference.group_norms(solution.weights, group_size)
-    kept = norm > torch.finfo(norm.dtype).eps * norm.amax(-1, keepdim=True)
-    weights = solution.weights * kept.repeat_interleave(group_size, -1).unsqueeze(-2)
-    return solution._replace(weights=weights, active=solution.active & kept)
 
 
 class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -129,14 +121,13 @@ class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             solution, bias = _intercept.solve(training.scaled.features, training.labels, lambda1=lambda1, **arguments)
         else:
             solution = functional.solve(training.scaled.features, training.labels, lambda1=lambda1, **arguments)
-        return _without_remnants(solution, training.scaled.group_size), bias
+        return solution, bias
 
     def _path(self, training: Training, penalties: torch.Tensor, weight: torch.Tensor) -> tuple[Solution, torch.Tensor | None]:
         """Along penalties (n_lambdas, ...) for sample weights (..., n_samples)."""
         arguments = {**self._problem(training), **self._limits(), "sample_weight": weight, "intercept": self.fit_intercept}
         arguments |= self._group_weight(training)
         solution, bias = _intercept.path(training.scaled.features, training.labels, penalties, **arguments)
-        solution = _without_remnants(solution, training.scaled.group_size)
         if not self.refit:
             return solution, bias
         again, biases = [], []

@@ -24,6 +24,7 @@ struct ProximalRules {
   static constexpr double set_share = 0.3;                 // of that, to which they are solved on a working set
   static constexpr double accuracy = 0.05;                 // of Newton steps by conjugate gradients
   static constexpr index small_set = 20;                   // groups that join a working set of fewer
+  static constexpr double remnant = 1e-10;                 // squared share of the largest group's scores that may be no more than a rest
 
   // Rounds of a Newton step in which groups leave, and what they may cost together: about a tenth of a second.
   static constexpr int max_drops = 20;

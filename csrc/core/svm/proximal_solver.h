@@ -111,24 +111,20 @@ class ProximalSolver {
   // The weights as the caller gets them, the probabilities of the best dual value, and the gap of this pair.
   void write(const SolveArguments<T>& arguments, index number, Status status, index iterations) {
     const Batch<T>& batch = arguments.batch;
-    const index m = task_->m;
     const bool finite = status != Status::non_finite;
     const double nan = __builtin_nan("");
-    T* weights = arguments.weights + number * batch.n_way * m;
+    T* weights = arguments.weights + number * batch.n_way * task_->m;
     std::uint8_t* active = arguments.active + number * task_->n_groups;
-    for (index b = 0; b < task_->n_groups; ++b) active[b] = 0;
-    bool any_active = false;
-    for (index j = 0; j < m; ++j) {
-      const double* packed = state_.best_w + j * q_;
-      bool any = false;
-      for (index c = 0; c < q_; ++c) any = any || packed[c] != 0;
-      double* column = scratch_;
-      basis_.expand(packed, column);
-      for (index l = 0; l < k_; ++l) {
-        weights[l * m + j] = static_cast<T>(finite ? (any ? column[l] : 0.0) : nan);
-        wide_[l * m + j] = static_cast<double>(weights[l * m + j]);
-        active[j / g_] = active[j / g_] || (finite && weights[l * m + j] != 0);
-        any_active = any_active || active[j / g_];
+    bool any_active = write_weights(finite, weights, active, false);
+    double objective = finite ? objective_of_written() : nan;
+    if (finite && list_remnants()) {
+      const double rounding = 1e-13 * objective, allowed = objective + rounding + Rules::inner_share * state_.gap();
+      any_active = write_weights(finite, weights, active, true);
+      const double without = objective_of_written();
+      if (without <= allowed) {
+        objective = without;
+      } else {
+        any_active = write_weights(finite, weights, active, false);
       }
     }
     const index row = batch.n_way;
@@ -137,7 +133,6 @@ class ProximalSolver {
     for (index i = 0; i < task_->n; ++i) {
       for (index l = 0; l < k_; ++l) dual[task_->sample[i] * row + l] = static_cast<T>(state_.best_p[i * k_ + l]);
     }
-    const double objective = finite ? objective_of_written() : nan;
     if (finite) state_.best_primal = objective;
     arguments.gap[number] = finite ? state_.gap() : nan;
     arguments.objective[number] = objective;
@@ -148,6 +143,49 @@ class ProximalSolver {
 
  private:
   using Rules = ProximalRules;
+
+  // A line search that ends before its step does leaves a part of groups that go to zero there. Lists in in_ those that the dual holds
+  // below lambda1 and that hardly add to the scores; whether there are any.
+  bool list_remnants() {
+    const index block = g_ * q_;
+    double largest = 0;
+    for (index b = 0; b < task_->n_groups; ++b) {
+      double square = 0;
+      for (index e = b * block; e < (b + 1) * block; ++e) square += state_.best_w[e] * state_.best_w[e];
+      excess_[b] = square * square_[b];
+      largest = excess_[b] > largest ? excess_[b] : largest;
+    }
+    bool any = false;
+    for (index b = 0; b < task_->n_groups; ++b) {
+      in_[b] = excess_[b] > 0 && excess_[b] <= Rules::remnant * largest;
+      any = any || in_[b];
+    }
+    if (!any) return false;
+    state_.pull_best(features_);
+    for (index b = 0; b < task_->n_groups; ++b) in_[b] = in_[b] && state_.norm(b) < task_->threshold(b);
+    return true;
+  }
+
+  // The best weights in T, and what T holds in wide_, where `dropping` without the groups in in_; whether any group is active.
+  bool write_weights(bool finite, T* weights, std::uint8_t* active, bool dropping) {
+    const index m = task_->m;
+    bool any_active = false;
+    for (index b = 0; b < task_->n_groups; ++b) active[b] = 0;
+    for (index j = 0; j < m; ++j) {
+      const double* packed = state_.best_w + j * q_;
+      bool any = false;
+      for (index c = 0; c < q_ && !(dropping && in_[j / g_]); ++c) any = any || packed[c] != 0;
+      double* column = scratch_;
+      basis_.expand(packed, column);
+      for (index l = 0; l < k_; ++l) {
+        weights[l * m + j] = static_cast<T>(finite ? (any ? column[l] : 0.0) : __builtin_nan(""));
+        wide_[l * m + j] = static_cast<double>(weights[l * m + j]);
+        active[j / g_] = active[j / g_] || (finite && weights[l * m + j] != 0);
+        any_active = any_active || active[j / g_];
+      }
+    }
+    return any_active;
+  }
 
   // square_ (groups) = sum_i c_i ||f_iG||^2 / group_size, which carries each group's units. False where that is not finite.
   bool measure_groups() {

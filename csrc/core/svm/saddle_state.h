@@ -86,6 +86,16 @@ class SaddleState {
     for (index i = 0; i < task_->n; ++i) take_row(i);
   }
 
+  // v and the norms of its blocks at the best dual, in place of p and a.
+  template <class Features>
+  void pull_best(Features& features) {
+    for (index e = 0; e < task_->n * k_; ++e) p[e] = best_p[e];
+    for (index i = 0; i < task_->n; ++i) take_row(i);
+    pull_all(features);
+  }
+
+  double norm(index b) const { return norm_[b]; }
+
   // v (k - 1, m) = a F over all features: the one pass over everything.
   template <class Features>
   void pull_all(Features& features) {
