@@ -184,7 +184,7 @@ def test_threads_inside_a_task_do_not_change_it(rng, four_threads, ratio):
 def test_memory_stays_below_the_formula(n_samples, n_features, n_way, density, is_double):
     """docs/method.md, 9."""
     n, m, k, size = n_samples, n_features, n_way, 8 if is_double else 4
-    side, unknowns, candidates = min(max(n, m), 3000), min(k * min(n, m), 3000), min(n * k, 2048)
+    side, unknowns, candidates = min(n, 3000), min(k * min(n, m), 3000), min(n * k, 2048)
     squares = max(side**2 + unknowns**2 + 300 * (side + unknowns), 3 * candidates**2 + 550 * candidates)
     others = 8 * (16 * n * k + 24 * m * k + 30 * n + 40 * m + squares) + 100_000
     assert _core.solve_workspace(is_double, 1, n, m, k, 1, 1) <= 2 * n * m * size + others

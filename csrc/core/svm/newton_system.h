@@ -27,8 +27,9 @@ class NewtonSystem {
       : q_(batch.n_way - 1), k_(batch.n_way), g_(batch.group_size), features_(features), basis_(basis), free_(free),
         largest_(largest_factor(batch)), coordinates_(batch.n_samples, k_, largest_, basis, free, arena) {
     const index n = batch.n_samples, m = batch.n_features;
-    const index side = n > m ? n : m;
-    square_ = side < max_factored ? side : max_factored;
+    // Columns of a primal factor, free samples of a dual one.
+    const index columns = q_ > 0 ? largest_ / q_ : 0, samples = n < largest_ ? n : largest_;
+    square_ = columns > samples ? columns : samples;
     column = arena.template take<typename Features::Column>(m);
     unit = arena.take<double>(m * q_);
     along = arena.take<double>(m / g_);
