@@ -144,6 +144,8 @@ struct Passes {
   template <typename T, typename S>
   static void add_products(const T* const* left, index n_left, const S* right, index right_stride, index n_right, index length,
                            double scale, double* out, index out_stride) {
+    constexpr index worth_pausing = 4096;  // factors and sweeps are made of such products alone
+    if (n_left * n_right * length >= worth_pausing) pause(n_left * n_right * length);
     for (index a = 0; a < n_left; a += 4) {
       const index rows = n_left - a < 4 ? n_left - a : 4;
       for (index b = 0; b < n_right; b += 4) {
