@@ -12,6 +12,14 @@ Call*& call_at_work() {
   return call;
 }
 
+AtWork::AtWork(Call* call) : before_(call_at_work()) { call_at_work() = call; }
+AtWork::~AtWork() { call_at_work() = before_; }
+
+void pause(std::int64_t work) {
+  Call* call = call_at_work();
+  if (call != nullptr && call->given_up(work)) throw Interrupted{};
+}
+
 Call::Call() : question_(question()), maker_(&question()) {}
 
 bool Call::given_up(std::int64_t work) {

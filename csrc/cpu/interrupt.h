@@ -60,8 +60,8 @@ Call*& call_at_work();
 // Makes this thread one that works on a call, or on none, while this lives.
 class AtWork {
  public:
-  explicit AtWork(Call* call) : before_(call_at_work()) { call_at_work() = call; }
-  ~AtWork() { call_at_work() = before_; }
+  explicit AtWork(Call* call);
+  ~AtWork();
   AtWork(const AtWork&) = delete;
   AtWork& operator=(const AtWork&) = delete;
 
@@ -70,9 +70,6 @@ class AtWork {
 };
 
 // Leaves the task when its call is given up; to be called every few milliseconds.
-inline void pause(std::int64_t work) {
-  Call* call = call_at_work();
-  if (call != nullptr && call->given_up(work)) throw Interrupted{};
-}
+void pause(std::int64_t work);
 
 }  // namespace sparsesvm

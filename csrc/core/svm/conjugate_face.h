@@ -8,7 +8,7 @@
 
 SPARSESVM_BEGIN
 
-template <class Hessian>
+template <class Passes, class Hessian>
 class ConjugateFace : FaceSteps<Hessian> {
  public:
   using FaceSteps<Hessian>::FaceSteps;
@@ -57,7 +57,10 @@ class ConjugateFace : FaceSteps<Hessian> {
     project(residual);
     conjugate_gradients(
         OneThread{}, c_.count(), accuracy * product(residual, residual), 0.0, max_iterations,
-        [this] { apply(s_.conjugate, s_.image); }, [this](double* d) { project(d); }, s_.step,
+        [this] {
+          Passes::pause(c_.count() * c_.count());
+          apply(s_.conjugate, s_.image);
+        }, [this](double* d) { project(d); }, s_.step,
         {residual, s_.conjugate, s_.image});
   }
 
