@@ -21,7 +21,7 @@ struct Outputs {
         n_iter(b.n_tasks), status(b.n_tasks), active(b.n_tasks * b.n_features / b.group_size) {}
 };
 
-// A solution that says it converged is finite, within its tolerance, and has probabilities in the simplex.
+// A solution that says it converged is finite, within its tolerance but for rounding, and has probabilities in the simplex.
 template <typename T>
 void check(const SolveArguments<T>& a, const Outputs<T>& out) {
   const Batch<T>& b = a.batch;
@@ -31,7 +31,8 @@ void check(const SolveArguments<T>& a, const Outputs<T>& out) {
     if (status != Status::converged && status != Status::not_unique) continue;
     double total = 0;
     for (index i = 0; i < b.n_samples; ++i) total += b.sample_weight[task * b.n_samples + i];
-    require(out.gap[task] >= -1e-12 * total && out.gap[task] <= a.tol * total * (1 + 1e-12));
+    const double rounding = sizeof(T) == 4 ? 1e-6 : 1e-12;
+    require(out.gap[task] >= -rounding * total && out.gap[task] <= (a.tol + rounding) * total);
     for (index e = 0; e < b.n_way * b.n_features; ++e) require(std::isfinite(out.weights[task * b.n_way * b.n_features + e]));
     for (index i = 0; i < b.n_samples; ++i) {
       double sum = 0;
