@@ -326,7 +326,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(config, tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SystemExit, match=r"cannot write .*last.ckpt: .*No space left on device.*is intact"):
+    with pytest.raises(SystemExit, match=r"cannot write .*\.ckpt: .*No space left on device.*is intact"):
         fit("--config", config(2), "--report", "false", "--ckpt_path", "last")
     monkeypatch.setattr(os, "fsync", real)
     assert last.read_bytes() == before
