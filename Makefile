@@ -52,7 +52,7 @@ bench: $(VENV)/.sparsesvm-demo $(VENV)/.sparsesvm-meta
 
 # The C++ entry points of the CPU with arbitrary problems under address and undefined behaviour sanitizers, SECONDS for each target.
 SECONDS ?= 60
-fuzz: | toolchain
+fuzz:
 	sh csrc/tests/fuzz.sh $(SECONDS)
 
 # Source distribution, and the wheel made of it, in dist: for the CPU, and for every Linux with the C library that its tag names.

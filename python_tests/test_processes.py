@@ -1,4 +1,5 @@
-"""Ctrl-C: a long call ends soon with KeyboardInterrupt, and what follows is right; in other threads nothing breaks."""
+"""Ctrl-C ends a long call soon, with KeyboardInterrupt, and breaks nothing in other threads; where memory runs out there is an error.
+What follows is right."""
 
 from __future__ import annotations
 
@@ -115,3 +116,20 @@ ended.wait()
 print(bool((found[0].status == 0).all()), is_right())
 """
     assert run(SETUP + script) == ["True", "True"]
+
+
+def test_where_memory_runs_out_there_is_an_error_and_the_next_call_is_right():
+    script = """
+import resource
+data = task(3000, 3000)
+used = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (used + 50_000_000, resource.RLIM_INFINITY))
+try:
+    sparsesvm.solve(*data, lambda1=1.0, lambda2=0.1)
+    sys.exit("there was enough memory")
+except (RuntimeError, MemoryError) as error:
+    print("memory" in str(error))
+print(is_right())
+"""
+    done = subprocess.run([sys.executable, "-c", SETUP + script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (0, ["True", "True"]), done.stderr
