@@ -11,7 +11,7 @@ BUILD_TOOLS := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | t
 SETTINGS := $(foreach name,CUDA CUDA_ARCHS WERROR SANITIZE,SPARSESVM_$(name)=$(SPARSESVM_$(name)))
 NO_DRIVER = test ! -e /proc/driver/nvidia/version && test ! -e /dev/dxg
 
-.PHONY: demo test lint format docs bench wheel clean
+.PHONY: demo test lint format docs bench fuzz wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.sparsesvm-demo
@@ -49,6 +49,11 @@ bench: $(VENV)/.sparsesvm-demo $(VENV)/.sparsesvm-meta
 	$(RUN) -m benchmarks.field
 	$(RUN) -m benchmarks.defaults
 	$(RUN) -m benchmarks.peers_time $(BENCH_FLAGS) $(BENCH_CHECK)
+
+# The C++ entry points of the CPU with arbitrary problems under address and undefined behaviour sanitizers, SECONDS for each target.
+SECONDS ?= 60
+fuzz:
+	sh csrc/tests/fuzz.sh $(SECONDS)
 
 # Source distribution, and the wheel made of it, in dist: for the CPU, and for every Linux with the C library that its tag names.
 wheel: | $(VENV)/bin/python toolchain

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsesvm._facts import environment
+from sparsesvm._files import write_whole
 
 FOLDER = Path(__file__).parent / "results"
 PEERS = ("jax", "jaxopt", "qpth", "proxsuite", "clarabel", "scikit-learn", "cvxpy", "cvxpylayers", "diffcp", "adelie", "skglm")
@@ -28,10 +29,9 @@ def merge(old: Iterable[Row], new: Iterable[Row], key: Sequence[str]) -> list[Ro
 
 def write(path: Path, content: Row, markdown: str = "", *, quiet: bool = False) -> None:
     """Write `content` with the environment to `path`, and the Markdown, if any, beside it; `quiet` says nothing about it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**content, **environment(*PEERS)}, indent=1) + "\n")
+    write_whole(path, json.dumps({**content, **environment(*PEERS)}, indent=1) + "\n")
     if markdown:
-        path.with_suffix(".md").write_text(f"{markdown}\n\n{_footnote()}\n")
+        write_whole(path.with_suffix(".md"), f"{markdown}\n\n{_footnote()}\n")
     if not quiet:
         print(f"written: {path}")
 

@@ -8,6 +8,7 @@
 #include "binding_arguments.h"
 #include "cpu/driver.h"
 #include "regression_bindings.h"
+#include "unlocked.h"
 
 namespace py = pybind11;
 
@@ -144,7 +145,8 @@ py::dict simd() {
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
-  using release = py::call_guard<py::gil_scoped_release>;
+  using release = py::call_guard<Unlocked>;
+  pass_interruptions_on();
   module.def("acceptable", &acceptable);
   module.def("solve", &solve, release());
   module.def("sparse_solve", &sparse_solve, release());

@@ -3,6 +3,7 @@
 
 #include "cpu/regression_driver.h"
 #include "regression_arguments.h"
+#include "unlocked.h"
 
 namespace py = pybind11;
 
@@ -54,7 +55,7 @@ index vjp_workspace(bool is_double, index n_tasks, index n_samples, index n_feat
 }  // namespace
 
 void bind_regression(py::module_& module) {
-  using release = py::call_guard<py::gil_scoped_release>;
+  using release = py::call_guard<Unlocked>;
   module.def("solve_regression", &solve, release());
   module.def("regression_vjp", &vjp, release());
   module.def("solve_regression_workspace", &solve_workspace);

@@ -326,7 +326,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(config, tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SystemExit, match=r"cannot save checkpoint .*No space left on device.*is intact"):
+    with pytest.raises(SystemExit, match=r"cannot write .*\.ckpt: .*No space left on device.*is intact"):
         fit("--config", config(2), "--report", "false", "--ckpt_path", "last")
     monkeypatch.setattr(os, "fsync", real)
     assert last.read_bytes() == before
@@ -345,10 +345,14 @@ class Bomb:
 def test_checkpoints_of_others_are_refused(config, tmp_path):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    torch.save({"sparsesvm": [1]}, tmp_path / "lists.ckpt")
     torch.save({"state_dict": Bomb()}, tmp_path / "bomb.ckpt")
     for name, message in (
         ("text", "cannot be read as a checkpoint"),
         ("other", "is not a checkpoint of `sparsesvm fit`"),
+        ("list", "is not a checkpoint of `sparsesvm fit`"),
+        ("lists", "is not a checkpoint of `sparsesvm fit`"),
         ("bomb", "cannot be read"),
     ):
         path = tmp_path / f"{name}.ckpt"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -19,6 +21,33 @@ class DataError(ValueError):
     """Data that cannot be had as asked for; the message says what was required, found, and can be done."""
 
 
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write, which takes its place when it is complete and on the disk: neither a full disk nor a kill damages an
+    earlier one of that name."""
+    target = Path(path)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as opened:
+            yield opened
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(part, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, (OSError, RuntimeError)):  # torch's writer turns a full disk into a RuntimeError
+            raise DataError(f"cannot write {target}: {error}. An earlier file of that name is intact.") from error
+        raise
+
+
+def write_whole(path: str | os.PathLike[str], text: str) -> None:
+    """The text as a whole file."""
+    with whole_file(path) as opened:
+        opened.write(text.encode())
+
+
 def load_arrays(path: str | os.PathLike[str], names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
     """Arrays of an `.npz` or `.pt` file, pickles refused: `names`, and those of `optional` that are there. What else the file
     holds is not looked at."""
@@ -26,7 +55,8 @@ def load_arrays(path: str | os.PathLike[str], names: Sequence[str], optional: Se
         raise DataError(f"there is no file {path}")
     try:
         if str(path).endswith(".npz"):
-            with np.load(path, allow_pickle=False) as opened:
+            # Opened here, as numpy leaves a damaged file open.
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as opened:
                 present = list(opened.files)
                 data = {name: _to_array(opened[name]) for name in (*names, *optional) if name in present}
         elif str(path).endswith(ARRAYS):

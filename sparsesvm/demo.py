@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from sparsesvm import NoFeaturesWarning, PrototypeHead, RidgeHead, SparseSVMHead
 from sparsesvm._facts import environment, interval
+from sparsesvm._files import write_whole
 
 WAY, QUERIES, TASKS_PER_STEP = 5, 15, 2
 SHOTS = (1, 5)
@@ -256,4 +257,4 @@ def _write(
         },
         **environment(),
     }
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    write_whole(path, json.dumps(results, indent=2) + "\n")

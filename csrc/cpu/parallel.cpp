@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -36,7 +37,10 @@ void run_parallel(int n_threads, void (*run)(void*), void* state) {
   }
 #endif
   std::vector<std::thread> threads;
-  for (int i = 1; i < n_threads; ++i) threads.emplace_back(run, state);
+  try {
+    for (int i = 1; i < n_threads; ++i) threads.emplace_back(run, state);
+  } catch (const std::system_error&) {  // the system gives no more; those that came do the work
+  }
   run(state);
   for (std::thread& thread : threads) thread.join();
 }

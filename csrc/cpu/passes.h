@@ -140,10 +140,16 @@ struct Passes {
     sparsesvm::over_parts(parts, work, body);
   }
 
+  // Where a call may be given up, which must come every few milliseconds: in the passes, and in loops that go long without one. `work`
+  // is the number of multiplications since.
+  static void pause(index work) { sparsesvm::pause(work); }
+
   // out[a * out_stride + b] += scale * <left[a], right + b * right_stride>, for rows of the given length; in the precision of `right`.
   template <typename T, typename S>
   static void add_products(const T* const* left, index n_left, const S* right, index right_stride, index n_right, index length,
                            double scale, double* out, index out_stride) {
+    constexpr index worth_pausing = 1024;  // a hundred times what it takes
+    if (n_left * n_right * length >= worth_pausing) pause(n_left * n_right * length);
     for (index a = 0; a < n_left; a += 4) {
       const index rows = n_left - a < 4 ? n_left - a : 4;
       for (index b = 0; b < n_right; b += 4) {

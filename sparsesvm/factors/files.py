@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from sparsesvm._files import load_arrays
 
 __all__ = ["FactorData", "load_3dshapes", "load_dsprites", "load_mpi3d"]
 
@@ -54,7 +56,9 @@ def load_3dshapes(path: str | PathLike[str]) -> FactorData:
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError("load_3dshapes needs h5py: pip install h5py") from missing
     with h5py.File(path, "r") as file:
-        _require(file, ("images", "labels"), path)
+        lacking = [name for name in ("images", "labels") if name not in file]
+        if lacking:
+            raise ValueError(f"{path} must hold an array {lacking[0]!r}; it holds {', '.join(sorted(file)) or 'none'}")
         return _data(file["images"][:], file["labels"][:], _3DSHAPES, path)
 
 
@@ -75,10 +79,8 @@ def load_dsprites(path: str | PathLike[str]) -> FactorData:
         tensor([[-1., -1., -1., -1., -1.],
                 [ 1.,  1.,  1.,  1.,  1.]])
     """
-    with np.load(path, allow_pickle=False) as file:
-        _require(file, ("imgs", "latents_values"), path)
-        images = file["imgs"]
-        return _data(images[..., None] * np.uint8(255), file["latents_values"][:, 1:], _DSPRITES, path)
+    file = load_arrays(path, ("imgs", "latents_values"))
+    return _data(file["imgs"][..., None] * np.uint8(255), file["latents_values"][:, 1:], _DSPRITES, path)
 
 
 def load_mpi3d(path: str | PathLike[str]) -> FactorData:
@@ -95,21 +97,12 @@ def load_mpi3d(path: str | PathLike[str]) -> FactorData:
         >>> load_mpi3d("mpi3d.npz").factors.shape
         torch.Size([460800, 7])
     """
-    with np.load(path, allow_pickle=False) as file:
-        _require(file, ("images",), path)
-        images = file["images"]
+    images = load_arrays(path, ("images",))["images"]
     sizes = next((sizes for sizes in _MPI3D_SIZES if np.prod(sizes) == len(images)), None)
     if sizes is None:
         lengths = " or ".join(str(int(np.prod(sizes))) for sizes in _MPI3D_SIZES)
         raise ValueError(f"{path} must hold {lengths} images, the grid of MPI3D; got {len(images)}")
     return _data(images, np.stack(np.unravel_index(np.arange(len(images)), sizes), 1), _MPI3D, path)
-
-
-def _require(file: Any, names: tuple[str, ...], path: object) -> None:
-    held = sorted(file.keys())
-    for name in names:
-        if name not in held:
-            raise ValueError(f"{path} must hold an array {name!r}; it holds {', '.join(held) or 'none'}")
 
 
 def _data(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.generic], names: tuple[str, ...], path: object) -> FactorData:

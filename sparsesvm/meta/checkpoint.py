@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -15,30 +14,18 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import load_file
 from typing_extensions import override
 
-from sparsesvm._files import DataError
+from sparsesvm._files import DataError, whole_file
 
 WEIGHTS, CONFIGURATION = "model.safetensors", "config.yaml"  # in a folder of MetaLearner.save_pretrained
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames, so that neither a full disk nor a kill damages an earlier checkpoint of that name;
-    reads tensors and plain values only, never pickled code."""
+    """Writes whole files; reads tensors and plain values only, never pickled code."""
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        target = Path(path)
-        part = target.with_name(f".{target.name}.part")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as opened:
-                torch.save(checkpoint, opened)
-                opened.flush()
-                os.fsync(opened.fileno())
-            os.replace(part, target)
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise DataError(f"cannot save checkpoint {target}: {error}. An earlier one of that name is intact.") from error
+        with whole_file(path) as opened:
+            torch.save(checkpoint, opened)
 
     @override
     def load_checkpoint(self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None) -> Any:
@@ -69,7 +56,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:  # whatever a file of another kind makes torch raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read as a checkpoint: {reason}") from error
-    if not content.get("sparsesvm", {}).get("configuration"):
+    own = content.get("sparsesvm") if isinstance(content, dict) else None
+    if not isinstance(own, dict) or not own.get("configuration"):
         raise DataError(
             f"{path} is not a checkpoint of `sparsesvm fit`: it does not say how its learner was made. "
             "Load the weights of a learner made in Python with MetaLearner.load_from_checkpoint(path, encoder=..., head=...)."

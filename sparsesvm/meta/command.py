@@ -6,6 +6,7 @@ import contextlib
 import csv
 import importlib.resources
 import importlib.util
+import io
 import os
 import sys
 import traceback
@@ -20,7 +21,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from sparsesvm._files import DataError
+from sparsesvm._files import DataError, write_whole
 from sparsesvm.meta import report
 from sparsesvm.meta.checkpoint import BestAndLast, WholeCheckpointIO, read_checkpoint
 from sparsesvm.meta.data import EpisodeData
@@ -304,10 +305,10 @@ class _PredictionWriter(BasePredictionWriter):
 
     def write_on_batch_end(self, trainer: Any, pl_module: Any, prediction: Any, *_: Any) -> None:
         data: EpisodeData = trainer.datamodule
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "w", newline="") as opened:
-            writer = csv.writer(opened)
-            writer.writerow(["image", "class"])
-            for name, code in zip(data.predict_names, prediction[0].tolist(), strict=True):
-                writer.writerow([name, data.predict_classes[code]])
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        writer.writerow(["image", "class"])
+        for name, code in zip(data.predict_names, prediction[0].tolist(), strict=True):
+            writer.writerow([name, data.predict_classes[code]])
+        write_whole(self.path, table.getvalue())
         print(f"Written: {self.path}")

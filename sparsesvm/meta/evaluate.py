@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparsesvm import FittedHead, PrototypeHead, RidgeHead, SparseSVMHead
 from sparsesvm._facts import environment, interval
-from sparsesvm._files import DataError, class_codes, load_arrays
+from sparsesvm._files import DataError, class_codes, load_arrays, write_whole
 from sparsesvm.meta.data import Setting
 from sparsesvm.meta.episodes import Draw
 from sparsesvm.meta.images import ImageSet, to_tensor
@@ -190,8 +190,7 @@ class Comparison:
 
     def write(self, folder: Path, **facts: Any) -> None:
         """`table.md`, and `results.json` with the accuracy of every episode, versions and `facts`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "table.md").write_text(self.markdown() + "\n")
+        write_whole(folder / "table.md", self.markdown() + "\n")
         results = {
             name: {
                 setting: {
@@ -207,7 +206,7 @@ class Comparison:
             for name, of_setting in self.scores.items()
         }
         content = {"results": results, "episodes": self.episodes, "seed": self.seed, **environment(), **facts}
-        (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+        write_whole(folder / "results.json", json.dumps(content, indent=1) + "\n")
 
 
 def read_features(path: str) -> tuple[Tensor, ImageSet]:

@@ -16,14 +16,14 @@ import yaml
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import ArrayLike, NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import Self
 
 from sparsesvm import FittedHead, SparseSVMHead, _checks
 from sparsesvm._facts import interval
-from sparsesvm._files import DataError, class_codes
+from sparsesvm._files import DataError, class_codes, whole_file, write_whole
 from sparsesvm.fewshot import FewShotHead
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
@@ -157,7 +157,7 @@ class MetaLearner(lightning.LightningModule):
         and data were made as config.yaml.
 
         Raises:
-            DataError: if the learner was made in Python, so that it does not know how.
+            DataError: if the learner was made in Python, so that it does not know how; or if a file cannot be written.
 
         Example:
             >>> from sparsesvm.meta import load
@@ -171,10 +171,10 @@ class MetaLearner(lightning.LightningModule):
                 "this one was made in Python. Save its state_dict() instead."
             )
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, target / WEIGHTS)
+        with whole_file(target / WEIGHTS) as opened:
+            opened.write(save({name: value.contiguous() for name, value in self.state_dict().items()}))
         made = self.configuration | {"image_shape": self._image_shape}
-        (target / CONFIGURATION).write_text(yaml.safe_dump(made, sort_keys=False))
+        write_whole(target / CONFIGURATION, yaml.safe_dump(made, sort_keys=False))
 
     def on_fit_start(self) -> None:
         """How the learner was made goes to the loggers."""

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import train_test_split
 
 import sparsesvm
-from sparsesvm._files import ARRAYS, class_codes, load_arrays
+from sparsesvm._files import ARRAYS, class_codes, load_arrays, write_whole
 from sparsesvm.sklearn.classifier import SparseSVMClassifier
 from sparsesvm.sklearn.cross_validation import SparseSVMClassifierCV
 
@@ -224,12 +224,11 @@ def main(arguments: list[str]) -> None:
     file, output = chosen.pop("file"), chosen.pop("output")
     try:
         found = probe(*read(file), **chosen)
-        output.mkdir(parents=True, exist_ok=True)
+        write_whole(output / "probe.json", json.dumps(found, indent=1) + "\n")
+        draw(found, output / "probe.png")
+        write_whole(output / "probe.md", f"# Probe of {file.name}\n\n{table(found)}\n\n![accuracy and coefficients](probe.png)\n")
     except (OSError, ValueError) as error:
         raise SystemExit(f"sparsesvm probe: {error}") from error
-    (output / "probe.json").write_text(json.dumps(found, indent=1) + "\n")
-    draw(found, output / "probe.png")
-    (output / "probe.md").write_text(f"# Probe of {file.name}\n\n{table(found)}\n\n![accuracy and coefficients](probe.png)\n")
     print(table(found, most_classes=20))
     print(f"\n{output / 'probe.md'}")
 

@@ -55,6 +55,7 @@ inline void solve_transposed(const double* factor, index n, index stride, double
 // Solves L L' x = x in place.
 template <class Passes>
 void solve_cholesky(const double* factor, index n, index stride, double* x) {
+  Passes::pause(n * n);
   for (index i = 0; i < n; ++i) {
     double value = 0;
     const double* row[1] = {factor + i * stride};

@@ -30,6 +30,8 @@ class SerialTeam : public OneThread {
  public:
   static constexpr index padding = 0;
 
+  void sync() const { Passes::pause(1000); }
+
   void products(const double* const* left, index n_left, const double* right, index right_stride, index n_right, index length,
                 double scale, double* out, index out_stride) const {
     // Not a row at a time, which compilers make a call of memset: for single entries a twentieth of the solver's time.

@@ -49,6 +49,7 @@ class BlockDescent {
   void sweep(index pass) {
     for (index step = 0; step < task_.n; ++step) {
       const index i = pass % 2 == 0 ? step : task_.n - 1 - step;
+      Passes::pause(set_.stride * task_.k);
       read_sample(i);
       const bool moved = update_sample(i);
       pending_ = moved ? set_.features + i * set_.stride : nullptr;

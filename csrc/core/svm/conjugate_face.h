@@ -8,7 +8,7 @@
 
 SPARSESVM_BEGIN
 
-template <class Hessian>
+template <class Passes, class Hessian>
 class ConjugateFace : FaceSteps<Hessian> {
  public:
   using FaceSteps<Hessian>::FaceSteps;
@@ -60,7 +60,11 @@ class ConjugateFace : FaceSteps<Hessian> {
     const double wanted = accuracy * product(residual, residual), noise = rounding * product(q_, q_);
     conjugate_gradients(
         OneThread{}, c_.count(), wanted > noise ? wanted : noise, 0.0, max_iterations,
-        [this] { apply(s_.conjugate, s_.image); }, [this](double* d) { project(d); }, s_.step,
+        [this] {
+          Passes::pause(c_.count() * c_.count());
+          apply(s_.conjugate, s_.image);
+        },
+        [this](double* d) { project(d); }, s_.step,
         {residual, s_.conjugate, s_.image});
   }
 

@@ -129,7 +129,7 @@ class NewtonStep {
     const Candidates candidates{n, s_.start, s_.label};
     using Curvature = CurvatureOperator<Passes, T>;
     const Curvature curvature(task_, state_, s_.columns, s_.rows);
-    ConjugateFace<Curvature> face(curvature, candidates, task_.weight, s_.x, s_.q, s_.face);
+    ConjugateFace<Passes, Curvature> face(curvature, candidates, task_.weight, s_.x, s_.q, s_.face);
     if (face.minimise(0.01) < 1e-3) return false;  // a face far larger than the rank of the curvature: a linear program
     set_direction(candidates);
     return LineSearch<Passes, T>(task_, state_, s_.search).run();

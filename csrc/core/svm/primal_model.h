@@ -81,6 +81,7 @@ class PrimalModel {
       }
     }
     for (index p = 0; p < n_groups_; ++p) {
+      Passes::pause(g_ * lanes() * f);
       curvature_[p] = group_curvature(p) + mu[p];
       const double inverse = 1 / curvature_[p];
       double norm = 0;

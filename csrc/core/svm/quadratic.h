@@ -71,6 +71,7 @@ class QuadraticModel {
       descend_simplex(s_.block, size, x_ + first, s_.local, size, 0.1 * row_slack / totals_[i]);
       for (index a = 0; a < size; ++a) s_.delta[a] += x_[first + a];
       h_.add_columns(c_, i, s_.delta, q_);
+      Passes::pause(size * c_.count());
     }
   }
 
@@ -81,7 +82,7 @@ class QuadraticModel {
   double* q_;
   FaceScratch& s_;
   Face<Passes, Hessian> face_;
-  ConjugateFace<Hessian> conjugate_face_;
+  ConjugateFace<Passes, Hessian> conjugate_face_;
 };
 
 SPARSESVM_END
