@@ -1,5 +1,5 @@
-"""Ctrl-C ends a long call soon, with KeyboardInterrupt, and breaks nothing in other threads; where memory runs out there is an error.
-What follows is right."""
+"""Ctrl-C ends a long call soon, with KeyboardInterrupt, and breaks nothing in other threads; memory that runs out is an
+error. What follows is right."""
 
 from __future__ import annotations
 
