@@ -84,7 +84,11 @@ class NewtonSystem {
     coordinates_.list();
     if (direct > worth_keeping && iterate_on_dual(right, direct, product, d)) return;
     solve_dual(right, d);
-    if (direct > worth_keeping) coordinates_.keep();
+    if (direct > worth_keeping) {
+      coordinates_.keep();
+    } else {
+      coordinates_.drop_kept();
+    }
   }
 
   double spent = 0;  // operations of the last solution
