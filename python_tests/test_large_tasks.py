@@ -190,3 +190,11 @@ def test_memory_stays_below_the_formula(n_samples, n_features, n_way, density, i
     assert _core.solve_workspace(is_double, 1, n, m, k, 1, 1) <= 2 * n * m * size + others
     entries = int(density * n * m)
     assert _core.sparse_solve_workspace(is_double, n, m, k, 1, entries, 1) <= 2 * entries * (size + 4) + others
+
+
+def test_a_large_task_that_overflows_says_so(rng):
+    """Also where a gradient is asked for, and after a task that was solved by the same thread."""
+    features, labels = torch.from_numpy(rng.normal(size=(2, 600, 20))), torch.from_numpy(rng.integers(0, 3, (2, 600)))
+    features[1] *= 1e160
+    with pytest.raises(ValueError, match="features must be finite"):
+        sparsesvm.solve(features.requires_grad_(), labels, lambda1=1.0, lambda2=1.0)

@@ -96,7 +96,7 @@ class Solver {
     const Status end = proximal.solve(init, aim, limit, counted);
     iterations = static_cast<int>(counted);
     const double gap = proximal.gap();
-    const bool undecided = certified || (identify && gap <= target);
+    const bool undecided = certified || (end != Status::non_finite && identify && gap <= target);
     const Status status = undecided ? Status::not_identified : end;
     if (!large && end != Status::converged && best_gap_ < gap) {
       best_is_current_ = false;

@@ -60,12 +60,15 @@ class ProximalSolver {
     model_.start();
     features_.bind(arguments.batch, number, task);
     basis_.fill();
-    if (!measure_groups()) return Status::non_finite;
     const double* probabilities = arguments.init_dual;
     if (probabilities != nullptr) probabilities += number * arguments.batch.n_samples * arguments.batch.n_way;
     const T* weights = arguments.init_weights;
     if (weights != nullptr) weights += number * arguments.batch.n_way * task.m;
     state_.start(task, probabilities, arguments.batch.n_way);
+    if (!measure_groups()) {
+      state_.best_primal = __builtin_nan("");
+      return Status::non_finite;
+    }
     double share = 1;
     if (weights != nullptr) {
       start_at(weights);
