@@ -30,6 +30,19 @@ SPARSESVM_HD SPARSESVM_NOINLINE Identification find_sets(Team team, const SolveW
   return identify(team, w.task, w.state, IdentificationRules::tolerated<T>(), [&] { return largest_squared_row(team, w.task); });
 }
 
+// Whether the dual and the active groups, as the proximal method wrote them, are known to be those of the solution.
+template <typename T, class Team>
+SPARSESVM_HD SPARSESVM_NOINLINE bool has_sets(Team team, SolveWorkspace<T>& w) {
+  const Task<T>& task = w.task;
+  evaluate(team, task, w.state);
+  certify(team, task, w.state);
+  double other = find_sets(team, w).sets ? 0 : 1;
+  for (int b = team.rank(); b < task.n_groups && task.lambda1 > 0; b += team.size()) {
+    if ((w.state.norm[b] > task.threshold(b)) != (w.model.on[b] != 0)) other = 1;
+  }
+  return team.max(other) == 0;
+}
+
 template <typename T, class Team>
 class Solver {
  public:
@@ -105,7 +118,7 @@ class Solver {
     }
     proximal.write(arguments, number, status, iterations);
     if (large) {
-      if (undecided && has_sets()) write_status(team_, arguments, number, Status::converged);
+      if (undecided && has_sets(team_, w_)) write_status(team_, arguments, number, Status::converged);
       return;
     }
     if (end != Status::converged) return;
@@ -114,17 +127,6 @@ class Solver {
     if (iterate(0.1 * gap, last, iterations) == Status::non_finite || !(best_gap_ < gap)) return;
     const Status found = identify ? identify_sets(limit_of(arguments), iterations) : Status::converged;
     write(arguments, number, found, iterations);
-  }
-
-  // Whether the dual and the active groups, as the proximal method wrote them, are known to be those of the solution.
-  SPARSESVM_HD bool has_sets() {
-    evaluate(team_, task_, state_);
-    certify(team_, task_, state_);
-    double other = find_sets(team_, w_).sets ? 0 : 1;
-    for (int b = team_.rank(); b < task_.n_groups && task_.lambda1 > 0; b += team_.size()) {
-      if ((state_.norm[b] > task_.threshold(b)) != (w_.model.on[b] != 0)) other = 1;
-    }
-    return team_.max(other) == 0;
   }
 
   // Goes on beyond the certificate until the active sets are known; the best dual stays.
