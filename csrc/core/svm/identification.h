@@ -54,8 +54,12 @@ SPARSESVM_HD Identification identify(Team team, const Task& task, const State& s
     for (index l = 1; l < k; ++l) low = g[l] < low ? g[l] : low;
     for (index l = 0; l < k; ++l) {
       score += s[l] * s[l];
-      double& bound = a[l] > 0 ? tie : nearest_use;
-      bound = (a[l] > 0) == (g[l] - low > bound) ? g[l] - low : bound;
+      const double above = g[l] - low;
+      if (a[l] > 0) {
+        tie = above > tie ? above : tie;
+      } else {
+        nearest_use = above > nearest_use ? nearest_use : above;
+      }
     }
   }
   tie = team.max(tie);
@@ -64,9 +68,11 @@ SPARSESVM_HD Identification identify(Team team, const Task& task, const State& s
   double squared = 0, inverse_squared = 0, active = 0, smallest = 1e300, nearest_group = 1e300;
   for (index b = team.rank(); b < n_groups && task.lambda1 > 0; b += team.size()) {
     const double excess = (state.norm[b] - task.threshold(b)) / task.lambda2;
-    double& bound = excess > 0 ? smallest : nearest_group;
-    bound = std::fabs(excess) < bound ? std::fabs(excess) : bound;
-    if (!(excess > 0)) continue;
+    if (!(excess > 0)) {
+      nearest_group = -excess < nearest_group ? -excess : nearest_group;
+      continue;
+    }
+    smallest = excess < smallest ? excess : smallest;
     squared += excess * excess;
     inverse_squared += 1 / (excess * excess);
     ++active;
