@@ -1,7 +1,6 @@
-"""Compiles the CUDA kernels and fails if any function uses more than 128 bytes of a stack frame, spilled registers included.
+"""Compiles the CUDA kernels and fails if any function spills registers or uses a stack frame.
 
-Memory would then do what registers should. The solve kernels, at the limit of registers, need some 40 bytes where they identify
-the active sets, once for each task. Prints what the compiler reports. `python .ci/spills.py [sm_80 sm_90 ...]`
+Memory would then do what registers should. Prints what the compiler reports. `python .ci/spills.py [sm_80 sm_90 ...]`
 """
 
 from __future__ import annotations
@@ -21,9 +20,6 @@ _MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) 
 _REGISTERS = re.compile(r"Used (\d+) registers.*?(?:(\d+) bytes smem)?$", re.MULTILINE)
 
 
-ALLOWED = 128  # bytes
-
-
 def compile_unit(nvcc: str, unit: str, architecture: str) -> str:
     """The assembler's report."""
     with tempfile.TemporaryDirectory() as folder:
@@ -40,9 +36,7 @@ def parse(report: str) -> tuple[list[tuple[str, int]], int, list[str]]:
     """Kernels with their registers, how many functions were looked at, and those that use memory."""
     functions = list(zip(_FUNCTION.findall(report), _MEMORY.findall(report), strict=True))
     faults = [
-        f"{name}: stack, spill stores and loads {'/'.join(numbers)} bytes"
-        for name, numbers in functions
-        if int(numbers[0]) > ALLOWED
+        f"{name}: stack, spill stores and loads {'/'.join(numbers)} bytes" for name, numbers in functions if {*numbers} != {"0"}
     ]
     kernels = re.findall(r"Compiling entry function '(\S+)'", report)
     registers = [int(number) for number, _ in _REGISTERS.findall(report)]

@@ -31,7 +31,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void pull_groups(Team block, const Task<T>& task
 // The same, and W = BST(V, threshold) times `inverse`.
 template <typename S, typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void link(Team block, const Task<T>& task, const S* coefficients, S* v, S* w, double* norm,
-                                          const Thresholds& threshold, double inverse) {
+                                          Thresholds threshold, double inverse) {
   pull_groups(block, task, coefficients, v, norm);
   const Range groups = task.own_groups(block);
   for (int b = groups.begin + block.rank(); b < groups.end; b += block.size()) {
