@@ -1,12 +1,16 @@
-"""Random problems in numpy, shared by tests and benchmarks; the generator given fixes the problem."""
+"""Random problems, shared by tests and benchmarks; the generator given fixes the problem."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
+
+import sparsesvm
 
 
 def episode(rng: Generator, n_way: int, n_samples: int, n_features: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -33,6 +37,22 @@ class Problem:
     dual_reg: float = 0.0
     family: tuple[str, ...] = ()
     group_weight: NDArray[np.float64] | None = None
+
+    def solve(self, dtype: torch.dtype = torch.float64, *, sparse: bool = False, **options: Any) -> sparsesvm.Solution:
+        """The solution, with features in this type, dense or in compressed sparse rows."""
+        features = torch.from_numpy(self.features).to(dtype)
+        return sparsesvm.solve(
+            features.to_sparse_csr() if sparse else features,
+            torch.from_numpy(self.labels),
+            lambda1=self.lambda1,
+            lambda2=self.lambda2,
+            n_way=self.n_way,
+            sample_weight=torch.from_numpy(self.sample_weight),
+            group_size=self.group_size,
+            group_weight=None if self.group_weight is None else torch.from_numpy(self.group_weight),
+            dual_reg=self.dual_reg,
+            **options,
+        )
 
     def scaled(self, scale: float) -> Problem:
         """The same problem in other units of the features: its weights are those of this one, divided by `scale`."""

@@ -50,22 +50,12 @@ def attempt(seed: int) -> list[report.Row]:
 
 def solve_and_check(problem: Problem, dtype: str, tol: float) -> report.Row:
     """One answer: the status it claims and the certificate it gets."""
-    features = torch.from_numpy(problem.features).to(getattr(torch, dtype))
     begin = time.process_time()
-    found = sparsesvm.solve(
-        features,
-        torch.from_numpy(problem.labels),
-        lambda1=problem.lambda1,
-        lambda2=problem.lambda2,
-        n_way=problem.n_way,
-        sample_weight=torch.from_numpy(problem.sample_weight),
-        group_size=problem.group_size,
-        dual_reg=problem.dual_reg,
-        tol=tol,
-        on_failure="ignore",
-    )
+    found = problem.solve(getattr(torch, dtype), tol=tol, on_failure="ignore")
     seconds = time.process_time() - begin
-    certificate = certify(replace(problem, features=features.double().numpy()), found.weights.numpy(), found.dual.numpy())
+    certificate = certify(
+        replace(problem, features=problem.features.astype(dtype).astype(float)), found.weights.numpy(), found.dual.numpy()
+    )
     mean_square = float((problem.features**2).sum(1).mean()) or 1.0
     return {
         "dtype": dtype,

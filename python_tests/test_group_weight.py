@@ -26,22 +26,6 @@ def weighted(problem: Problem, rng: np.random.Generator, decades: float = 1.0) -
     return replace(problem, group_weight=10 ** rng.uniform(-decades, decades, groups))
 
 
-def solve(problem: Problem, dtype=torch.float64, sparse=False, **options):
-    features = torch.from_numpy(problem.features).to(dtype)
-    return sparsesvm.solve(
-        features.to_sparse_csr() if sparse else features,
-        torch.from_numpy(problem.labels),
-        lambda1=problem.lambda1,
-        lambda2=problem.lambda2,
-        n_way=problem.n_way,
-        sample_weight=torch.from_numpy(problem.sample_weight),
-        group_size=problem.group_size,
-        group_weight=None if problem.group_weight is None else torch.from_numpy(problem.group_weight),
-        dual_reg=problem.dual_reg,
-        **{"on_failure": "ignore", **options},
-    )
-
-
 def assert_certified(problem: Problem, found: sparsesvm.Solution, dtype: torch.dtype, tol: float) -> None:
     problem = replace(problem, features=torch.from_numpy(problem.features).to(dtype).double().numpy())
     certificate = certify(problem, found.weights.numpy(), found.dual.numpy())
@@ -55,7 +39,7 @@ def test_every_answer_is_certified_by_numpy(seed, single):
     rng = np.random.default_rng(seed)
     problem = weighted(adversarial(rng, max_samples=40, max_features=400), rng)
     dtype = torch.float32 if single else torch.float64
-    found = solve(problem, dtype)
+    found = problem.solve(dtype, on_failure="ignore")
     assert bool(found.status == StatusCode.CONVERGED) == bool(found.gap <= 1e-6 * problem.sample_weight.sum())
     assert (reference.group_norms(found.weights, problem.group_size)[~found.active] == 0).all()
     if problem.sample_weight.any():
@@ -68,7 +52,7 @@ def test_the_proximal_method_and_sparse_rows(seed, single, sparse):
     rng = np.random.default_rng(seed)
     problem = weighted(weakly_ridged(rng), rng)
     dtype = torch.float32 if single else torch.float64
-    found = solve(problem, dtype, sparse, on_failure="raise")
+    found = problem.solve(dtype, sparse=sparse, on_failure="raise")
     assert_certified(problem, found, dtype, 1e-6)
 
 
@@ -76,7 +60,7 @@ def test_the_proximal_method_and_sparse_rows(seed, single, sparse):
 def test_many_samples(rng, lambda2, dual_reg):
     features, labels = episode(rng, 3, 600, 40)
     problem = weighted(Problem(features, labels, 3, 5.0, lambda2, np.ones(600), 2, dual_reg * lambda2), rng)
-    found = solve(problem, on_failure="raise")
+    found = problem.solve(on_failure="raise")
     assert found.active.any() and not found.active.all()
     assert_certified(problem, found, torch.float64, 1e-6)
 
@@ -86,7 +70,7 @@ def test_many_samples(rng, lambda2, dual_reg):
 def test_ones_change_nothing(seed):
     problem = adversarial(np.random.default_rng(seed), max_samples=30, max_features=100)
     ones = replace(problem, group_weight=np.ones(problem.features.shape[1] // problem.group_size))
-    for plain, weighed in zip(solve(problem), solve(ones), strict=True):
+    for plain, weighed in zip(problem.solve(on_failure="ignore"), ones.solve(on_failure="ignore"), strict=True):
         torch.testing.assert_close(weighed, plain, rtol=1e-9, atol=1e-9)
 
 
@@ -99,7 +83,7 @@ def test_what_counts_is_the_product_with_lambda1(seed, power):
     scale = 2.0**power
     other = replace(problem, lambda1=problem.lambda1 / scale, group_weight=problem.group_weight * scale)
     for dtype in (torch.float32, torch.float64):
-        assert torch.equal(solve(other, dtype).weights, solve(problem, dtype).weights)
+        assert torch.equal(other.solve(dtype, on_failure="ignore").weights, problem.solve(dtype, on_failure="ignore").weights)
 
 
 @SETTINGS
@@ -119,7 +103,9 @@ def test_the_largest_useful_penalty_and_shares_of_it(seed):
     total = problem.sample_weight.sum()
     if exact > 1e-6 * bound:
         problem = replace(problem, lambda2=0.0, dual_reg=0.0)
-        above, below = (solve(replace(problem, lambda1=share * float(exact)), tol=1e-9) for share in (1 + 1e-6, 1 - 1e-3))
+        above, below = (
+            replace(problem, lambda1=share * float(exact)).solve(tol=1e-9, on_failure="ignore") for share in (1 + 1e-6, 1 - 1e-3)
+        )
         assert float(above.objective) == pytest.approx(total, rel=1e-8)
         assert below.objective < (1 - 1e-7) * total
     shared = sparsesvm.solve(features, labels, lambda1_ratio=0.3, lambda2=0.1, on_failure="ignore", **options)
@@ -135,7 +121,7 @@ def test_groups_of_unequal_size_by_columns_of_zeros(rng):
         padded[:, 3 * number : 3 * number + len(columns)] = features[:, columns]
     weight = np.sqrt([1.0, 2.0, 3.0])
     problem = Problem(padded, labels, 3, 0.3, 0.1, np.ones(12), 3, group_weight=weight)
-    found = solve(problem, tol=1e-12)
+    found = problem.solve(tol=1e-12, on_failure="ignore")
     places = [0, 3, 4, 6, 7, 8]
     kept, filled = found.weights[:, places], np.delete(found.weights.numpy(), places, axis=1)
     assert (filled == 0).all()
@@ -157,7 +143,7 @@ def test_a_weight_beyond_all_norms_leaves_the_group_out(rng):
     features, labels = episode(rng, 4, 16, 12)
     problem = Problem(features, labels, 4, 0.1, 0.1, np.ones(16), 3, group_weight=np.array([1.0, 1e30, 2.0, 0.5]))
     without = replace(problem, features=np.delete(features, range(3, 6), 1), group_weight=np.array([1.0, 2.0, 0.5]))
-    found, expected = solve(problem, tol=1e-12), solve(without, tol=1e-12)
+    found, expected = (each.solve(tol=1e-12, on_failure="ignore") for each in (problem, without))
     assert not found.active[1]
     torch.testing.assert_close(found.weights[:, [0, 1, 2, *range(6, 12)]], expected.weights, rtol=0, atol=1e-8)
 

@@ -14,27 +14,12 @@ from sparsesvm import StatusCode, reference
 SETTINGS = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
-def solve(problem, dtype, **options):
-    return sparsesvm.solve(
-        torch.from_numpy(problem.features).to(dtype),
-        torch.from_numpy(problem.labels),
-        lambda1=problem.lambda1,
-        lambda2=problem.lambda2,
-        n_way=problem.n_way,
-        sample_weight=torch.from_numpy(problem.sample_weight),
-        group_size=problem.group_size,
-        dual_reg=problem.dual_reg,
-        on_failure="ignore",
-        **options,
-    )
-
-
 @SETTINGS
 @given(seed=st.integers(0, 2**32 - 1), single=st.booleans())
 def test_every_answer_is_finite_feasible_and_certified(seed, single):
     problem = adversarial(np.random.default_rng(seed), max_samples=40, max_features=400)
     dtype = torch.float32 if single else torch.float64
-    found = solve(problem, dtype)
+    found = problem.solve(dtype, on_failure="ignore")
     total = problem.sample_weight.sum()
     assert found.weights.isfinite().all()
     assert (found.dual >= 0).all()
@@ -88,7 +73,7 @@ def test_every_gradient_is_finite(seed):
 def test_the_objective_is_below_that_of_any_other_weights(seed):
     rng = np.random.default_rng(seed)
     problem = adversarial(rng, max_samples=20, max_features=100)
-    found = solve(problem, torch.float64)
+    found = problem.solve(on_failure="ignore")
     exact = reference.make_problem(
         torch.from_numpy(problem.features),
         torch.from_numpy(problem.labels),

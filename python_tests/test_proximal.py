@@ -14,20 +14,6 @@ from benchmarks.certificate import certify
 from benchmarks.problems import Problem, episode, uniform_bound, weakly_ridged
 
 
-def solve(problem: Problem, **options) -> sparsesvm.Solution:
-    return sparsesvm.solve(
-        torch.from_numpy(problem.features),
-        torch.from_numpy(problem.labels),
-        lambda1=problem.lambda1,
-        lambda2=problem.lambda2,
-        n_way=problem.n_way,
-        sample_weight=torch.from_numpy(problem.sample_weight),
-        group_size=problem.group_size,
-        dual_reg=problem.dual_reg,
-        **options,
-    )
-
-
 def problem_of(features, labels, n_way, *, ratio, lambda2, group_size=1, dual_reg=0.0) -> Problem:
     weight = np.ones(len(labels))
     bound = uniform_bound(features, labels, n_way, weight, group_size)
@@ -36,7 +22,7 @@ def problem_of(features, labels, n_way, *, ratio, lambda2, group_size=1, dual_re
 
 def assert_solved(problem: Problem, tol: float = 1e-6, **options) -> sparsesvm.Solution:
     """To the tolerance, by a certificate that the solver has no part in."""
-    found = solve(problem, tol=tol, on_failure="raise", **options)
+    found = problem.solve(tol=tol, on_failure="raise", **options)
     certificate = certify(problem, found.weights.numpy(), found.dual.numpy())
     assert certificate.confirms(tol), certificate
     assert certificate.primal == pytest.approx(float(found.objective), abs=tol * certificate.total)
@@ -109,7 +95,7 @@ def test_never_worse_than_no_weights(max_iter, dtype):
     for seed in range(60):
         problem = weakly_ridged(np.random.default_rng(seed))
         problem = replace(problem, features=problem.features.astype(dtype))
-        found = solve(problem, max_iter=max_iter, on_failure="ignore")
+        found = problem.solve(max_iter=max_iter, on_failure="ignore")
         exact = replace(problem, features=problem.features.astype(float))
         without = certify(exact, torch.zeros_like(found.weights), found.dual)
         assert certify(exact, found.weights, found.dual).primal <= without.primal + 1e-12 * without.total, seed

@@ -321,7 +321,7 @@ def check_group_size(features: Tensor, group_size: int) -> int:
 
 
 def check_group_weight(group_weight: Tensor | None, features: Tensor, group_size: int) -> Tensor | None:
-    """The weights of the groups for each task, (..., groups) float64; their range is checked by the operators."""
+    """The weights of the groups for each task, (..., groups) float64; the operators check again what cannot be looked at here."""
     if group_weight is None:
         return None
     if not isinstance(group_weight, Tensor):

@@ -79,11 +79,11 @@ def solve(
         ConvergenceError: with on_failure="raise".
         NotImplementedError: when the weights are differentiated twice, or with sparse features once.
 
-    On a CUDA device the work goes to the current stream, and only a report of failures waits for it: with
-    on_failure="ignore" and n_way given nothing does, so that the call can be captured in a CUDA graph. Values are not looked
-    at there: a task whose features, labels, weights or penalties are out of range has the status NON_FINITE and weights that
-    are NaN, other tasks are unharmed; the gradient of a task that did not converge does not warn, and that of one with
-    lambda2 = 0 is NaN.
+    On a CUDA device the work goes to the current stream, and only a report of failures waits for it: with on_failure="ignore"
+    and a number for n_way nothing does, so that the call can be captured in a CUDA graph. Values are not looked at there: a
+    task whose features, labels, weights or penalties are out of range has the status NON_FINITE and weights that are NaN,
+    other tasks are unharmed; the gradient of a task that did not converge does not warn, and that of one with lambda2 = 0 is
+    NaN.
 
     On the CPU tasks share torch's threads (`torch.set_num_threads`), whose number does not change the result. A process
     forked after these were used solves on one thread, and sets torch to one, which would else wait for ever. Ctrl-C on the main
@@ -460,11 +460,11 @@ def _lambda1_bound(
     """The cheap bound (...,) in float64, of features in float32 or float64."""
     is_class = one_hot(labels, n_way)
     # Y - Lambda for Lambda uniform over the wrong classes.
-    wrong = -1 / (n_way - 1) if n_way > 1 else 0.0
-    residual = torch.full(is_class.shape, wrong, dtype=features.dtype, device=features.device).masked_fill(
-        is_class, float(n_way > 1)
-    )
-    if task_way is not None:
+    if task_way is None:
+        wrong = -1 / (n_way - 1) if n_way > 1 else 0.0
+        residual = torch.full(is_class.shape, wrong, dtype=features.dtype, device=features.device)
+        residual = residual.masked_fill(is_class, float(n_way > 1))
+    else:
         others = (task_way - 1).clamp(min=1).to(features.dtype)[..., None, None]
         residual = torch.where(is_class, (task_way > 1).to(features.dtype)[..., None, None], -1 / others)
         residual = residual * _checks.classes_of(n_way, task_way, labels).unsqueeze(-2)

@@ -318,7 +318,7 @@ class NewtonSystem {
                                   {residual, direction, image})) {
       return false;
     }
-    spent = 0.3 * direct;
+    spent = 0.3 * direct;  // about, of at most half
     from_dual(right, y, d);
     return true;
   }

@@ -81,16 +81,12 @@ class SaddleState {
   }
 
   // p = its centre, and a likewise.
-  void stay() {
-    for (index e = 0; e < task_->n * k_; ++e) p[e] = p_centre[e];
-    for (index i = 0; i < task_->n; ++i) take_row(i);
-  }
+  void stay() { take(p_centre); }
 
   // v and the norms of its blocks at the best dual, in place of p and a.
   template <class Features>
   void pull_best(Features& features) {
-    for (index e = 0; e < task_->n * k_; ++e) p[e] = best_p[e];
-    for (index i = 0; i < task_->n; ++i) take_row(i);
+    take(best_p);
     pull_all(features);
   }
 
@@ -190,6 +186,12 @@ class SaddleState {
   double best_primal = 0, best_dual = 0, loss_gap = 0, penalty_gap = 0;
 
  private:
+  // p = the given probabilities, and a likewise.
+  void take(const double* probabilities) {
+    for (index e = 0; e < task_->n * k_; ++e) p[e] = probabilities[e];
+    for (index i = 0; i < task_->n; ++i) take_row(i);
+  }
+
   // a = diag(c) (Y - p) of one sample.
   void take_row(index i) {
     double *wide = scratch_, *packed = scratch_ + k_;
