@@ -3,7 +3,8 @@
 The exact hinge with lambda2 = 1 on scikit-learn's make_classification (30 informative features, standardised) and on its digits,
 raw, divided by 16 and standardised; and on compressed sparse rows with 30 planted features a class. PROTOTYPE holds the times of
 the better of two prototypes, of another day of the same kind of machine; `ratio` is the time here over that. Seconds are of the
-processor, the median of three solves, or of one above 5 s; MiB what a solve adds to the resident memory at most.
+processor, the median of three solves, or of one above 5 s; MiB what a solve adds to the resident memory at most; passes are
+those over all features, beside which a solve reads those of its working sets.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sklearn.datasets import load_digits, make_classification
 import sparsesvm
 from benchmarks import bars, report
 from benchmarks.measure import peak_memory, reset_peak_memory
+from sparsesvm import _core
 
 # (n, m, k), lambda1_ratio: the prototype's seconds.
 PROTOTYPE: dict[tuple[tuple[int, int, int], float], float | None] = {
@@ -48,6 +50,7 @@ COLUMNS = (
     "converged",
     "gap / n",
     "outer iterations",
+    "passes",
     "seconds",
     "MiB",
     "prototype s",
@@ -113,10 +116,12 @@ def measure(
     times: list[float] = []
     while len(times) < 3 and not any(seconds > ONCE_FROM_S for seconds in times):
         before = reset_peak_memory()
+        passes = _core.full_passes()
         begin = time.process_time()
         found = sparsesvm.solve(features, classes, lambda1_ratio=ratio, lambda2=1.0, on_failure="ignore")
         times.append(time.process_time() - begin)
         memory = peak_memory() - before
+        passes = _core.full_passes() - passes
     seconds = statistics.median(times)
     return {
         "data": name,
@@ -126,6 +131,7 @@ def measure(
         "converged": int(found.status) == sparsesvm.StatusCode.CONVERGED,
         "gap / n": float(found.gap) / len(classes),
         "outer iterations": int(found.n_iter),
+        "passes": passes,
         "seconds": seconds,
         "MiB": memory,
         "prototype s": prototype,

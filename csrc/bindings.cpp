@@ -7,6 +7,7 @@
 
 #include "binding_arguments.h"
 #include "cpu/driver.h"
+#include "cpu/full_passes.h"
 #include "regression_bindings.h"
 #include "unlocked.h"
 
@@ -156,5 +157,6 @@ PYBIND11_MODULE(_core, module) {
   module.def("sparse_solve_workspace", &sparse_solve_workspace);
   module.def("diff_workspace", &diff_workspace);
   module.def("simd", &simd);
+  module.def("full_passes", [] { return sparsesvm::full_passes.load(); });
   bind_regression(module);
 }

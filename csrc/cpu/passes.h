@@ -10,6 +10,7 @@
 
 #include "core/basics.h"
 #include "core/macros.h"
+#include "cpu/full_passes.h"
 #include "cpu/parallel.h"
 
 SPARSESVM_BEGIN
@@ -143,6 +144,9 @@ struct Passes {
   // Where a call may be given up, which must come every few milliseconds: in the passes, and in loops that go long without one. `work`
   // is the number of multiplications since.
   static void pause(index work) { sparsesvm::pause(work); }
+
+  // To be called by each pass over all features of a large task.
+  static void count_full_pass() { sparsesvm::full_passes.fetch_add(1, std::memory_order_relaxed); }
 
   // out[a * out_stride + b] += scale * <left[a], right + b * right_stride>, for rows of the given length; in the precision of `right`.
   template <typename T, typename S>

@@ -31,6 +31,7 @@ class DenseFeatures {
 
   // out (m) = sum_i c_i f_ij^2
   void measure(double* out) const {
+    Passes::count_full_pass();
     for (index j = 0; j < task_->m; ++j) out[j] = 0;
     for (index i = 0; i < task_->n; ++i) {
       const T* row = task_->rows[i];
@@ -41,6 +42,7 @@ class DenseFeatures {
 
   // out (q, m) = a F for a (q, n)
   void pull_all(const double* a, index q, double* out) {
+    Passes::count_full_pass();
     const index n = task_->n;
     index count = 0;
     for (index i = 0; i < n; ++i) {
@@ -56,6 +58,7 @@ class DenseFeatures {
 
   // out (n, k) = F w' for w (k, m)
   void score_all(const double* w, double* out) const {
+    Passes::count_full_pass();
     const index n = task_->n, m = task_->m, k = task_->k;
     for (index e = 0; e < n * k; ++e) out[e] = 0;
     Passes::add_all_products(task_->rows, n, w, m, k, m, 1.0, out);

@@ -55,6 +55,7 @@ class SparseFeatures {
   }
 
   void measure(double* out) const {
+    Passes::count_full_pass();
     for (index j = 0; j < task_->m; ++j) {
       double total = 0;
       visit(whole(j), task_->n, [&](index i, double x) { total += task_->weight[i] * x * x; });
@@ -63,6 +64,7 @@ class SparseFeatures {
   }
 
   void pull_all(const double* a, index q, double* out) {
+    Passes::count_full_pass();
     const index m = task_->m;
     turn(a, q, task_->n);
     Passes::over_parts((m + part - 1) / part, start_[m] * q, [=](index number) {
