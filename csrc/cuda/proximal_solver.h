@@ -13,8 +13,8 @@
 SPARSESVM_BEGIN
 namespace gpu {
 
-// square (groups) = sum_i c_i ||f_iG||^2 / group_size, which carries each group's units. False, and no primal value, where that is not
-// finite.
+// square (groups) = sum_i c_i ||f_iG||^2 / group_size, which carries each group's units. False, and no primal value, where that is
+// not finite.
 template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE bool measure_groups(Team team, SolveWorkspace<T>& w) {
   const Task<T>& task = w.task;
@@ -196,7 +196,9 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool list_remnants(Team team, const SolveWorkspa
   double largest = 0, slight = 0;
   for (int b = team.rank(); b < task.n_groups; b += team.size()) largest = larger(largest, s.excess[b]);
   largest = team.max(largest);
-  for (int b = team.rank(); b < task.n_groups; b += team.size()) slight = larger(slight, is_slight(s.excess[b], largest) ? 1.0 : 0.0);
+  for (int b = team.rank(); b < task.n_groups; b += team.size()) {
+    slight = larger(slight, is_slight(s.excess[b], largest) ? 1.0 : 0.0);
+  }
   if (team.max(slight) == 0) return false;
   for (int e = team_rank(team); e < task.n * k; e += team_size(team)) {
     w.state.coefficients[e] = task.weight[e / k] * (task.one_hot(e / k, e % k) - s.best_p[e]);
@@ -210,8 +212,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool list_remnants(Team team, const SolveWorkspa
   return true;
 }
 
-// Puts the best weights, rounded to T and where `dropping` without the flagged groups, where `write_outputs` finds them, and their
-// scores.
+// Puts the best weights, rounded to T and where `dropping` without the flagged groups, where `write_outputs` finds them, and
+// their scores.
 template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE void put_best_weights(Team team, const SolveWorkspace<T>& w, bool dropping) {
   const Task<T>& task = w.task;
@@ -253,7 +255,8 @@ SPARSESVM_HD SPARSESVM_NOINLINE double objective_of_put(Team team, const SolveWo
   return team.sum(objective);
 }
 
-// The best dual for `write_outputs`, and the gap that it leaves the objective of the weights in place. Whether any group is active.
+// The best dual for `write_outputs`, and the gap that it leaves the objective of the weights in place. Whether any group is
+// active.
 template <typename T, class Team>
 SPARSESVM_HD SPARSESVM_NOINLINE bool put_best_dual(Team team, SolveWorkspace<T>& w, double objective) {
   const Task<T>& task = w.task;

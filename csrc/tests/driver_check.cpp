@@ -1,6 +1,6 @@
-// Several threads call the CPU's driver at once, each on several threads of its own, over batches and over single tasks whose passes
-// they share, and some calls are interrupted: run under ThreadSanitizer. Exits with 1 when an answer is not that of one thread alone,
-// bit by bit, or when no call was interrupted.
+// Several threads call the CPU's driver at once, each on several threads of its own, over batches and over single tasks whose
+// passes they share, and some calls are interrupted: run under ThreadSanitizer. Exits with 1 when an answer is not that of one
+// thread alone, bit by bit, or when no call was interrupted.
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -145,7 +145,8 @@ const Case cases[] = {
     {"regressions", {5, 12, 60, 2, false}, &Answer::find_regression},
 };
 
-// One of several threads that make the same call; every other one is interrupted at first, where the call lasts long enough to ask.
+// One of several threads that make the same call; every other one is interrupted at first, where the call lasts long enough to
+// ask.
 void call(const Case& one, const Problem& problem, const Answer& expected, bool impatient, bool& same, int& interrupted) {
   struct Patience {
     int left;

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the corpora of the fuzz targets under valgrind: reads of memory that nothing wrote, scratch memory and outputs included, steps
-# over the ends of blocks, leaks. For a level that valgrind knows: it has no AVX-512.
+# Runs the corpora of the fuzz targets under valgrind: reads of memory that nothing wrote, scratch memory and outputs included,
+# steps over the ends of blocks, leaks. For a level that valgrind knows: it has no AVX-512.
 set -eu
 cd "$(dirname "$0")/../.."
 cxx=${CXX:-c++} out=$PWD/build/valgrind

@@ -93,13 +93,15 @@ SPARSESVM_HD Status proximal_loop(Method& method, double smoothing, double total
   return method.gap() <= target ? Status::converged : Status::max_iter;
 }
 
-// Whether a group may be a remnant: a line search that ends before its step does leaves a part of groups that go to zero there. Such a
-// group hardly adds to the scores, by `share` = ||W_G||^2 sum_i c_i ||f_iG||^2 beside the largest one, and the dual holds it below
-// its threshold.
-SPARSESVM_HD inline bool is_slight(double share, double largest) { return share > 0 && share <= ProximalRules::remnant * largest; }
+// Whether a group may be a remnant: a line search that ends before its step does leaves a part of groups that go to zero there.
+// Such a group hardly adds to the scores, by `share` = ||W_G||^2 sum_i c_i ||f_iG||^2 beside the largest one, and the dual holds it
+// below its threshold.
+SPARSESVM_HD inline bool is_slight(double share, double largest) {
+  return share > 0 && share <= ProximalRules::remnant * largest;
+}
 
-// Writes the best weights, without remnants where the objective does not rise by more than a part of the gap; returns the objective of
-// what is written. Method:
+// Writes the best weights, without remnants where the objective does not rise by more than a part of the gap; returns the objective
+// of what is written. Method:
 //   write_weights(dropping)   writes the best weights, where `dropping` without the groups listed
 //   objective_of_written()    with what rounding to the caller's type moved
 //   list_remnants()           whether there may be any
