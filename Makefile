@@ -11,7 +11,7 @@ BUILD_TOOLS := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | t
 SETTINGS := $(foreach name,CUDA CUDA_ARCHS WERROR SANITIZE,SPARSESVM_$(name)=$(SPARSESVM_$(name)))
 NO_DRIVER = test ! -e /proc/driver/nvidia/version && test ! -e /dev/dxg
 
-.PHONY: demo test lint format docs bench fuzz wheel clean
+.PHONY: demo test lint format docs bench fuzz valgrind wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.sparsesvm-demo
@@ -54,6 +54,10 @@ bench: $(VENV)/.sparsesvm-demo $(VENV)/.sparsesvm-meta
 SECONDS ?= 60
 fuzz:
 	sh csrc/tests/fuzz.sh $(SECONDS)
+
+# The inputs that fuzzing keeps under valgrind, which sees reads of memory that nothing wrote.
+valgrind:
+	sh csrc/tests/valgrind.sh
 
 # Source distribution, and the wheel made of it, in dist: for the CPU, and for every Linux with the C library that its tag names.
 wheel: | $(VENV)/bin/python toolchain

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -250,6 +251,7 @@ def main() -> None:
             content[key].append(found)
         else:
             content[key] = found
+        report.write(arguments.output, content, quiet=True)  # what is there stays where time runs out
 
     attempt("ceilings", ceilings)
     for sizes in CASES:
@@ -260,6 +262,7 @@ def main() -> None:
     content["broken"] = verdict(content["rows"], content["step"])
     print("\n".join(content["broken"] or ["all promises for an H200 kept"]))
     report.write(arguments.output, content)
+    sys.exit(bool(content["errors"]))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import sparsesvm
-from benchmarks import bars, gradient_accuracy, peers_time, random_problems, report, step_share
+from benchmarks import bars, gpu_check, gradient_accuracy, peers_time, random_problems, report, step_share
 from benchmarks.certificate import certify
 from benchmarks.contest import Search
 from benchmarks.peers import PEERS
@@ -248,3 +249,17 @@ def test_probes_find_what_is_planted(compressed):
     used = np.flatnonzero(coef.any(0))
     assert (used < 3 * probe.PLANTED).sum() >= 15
     assert ((X @ coef.T + intercept).argmax(1) == y).mean() > 0.8
+
+
+def test_the_check_on_a_device_keeps_what_it_found(tmp_path):
+    """Steps that fail or run out of time, each written at once, with what they printed."""
+    output = tmp_path / "new" / "check.json"
+    checks = gpu_check.Checks(60.0, output)
+    assert checks.run("right", [sys.executable, "-c", "print('found')"], limit=30)
+    assert not checks.run("slow", [sys.executable, "-c", "import time; print('begun'); time.sleep(60)"], limit=5)
+    checks.end = 0.0
+    assert not checks.run("late", [sys.executable, "-c", ""], limit=30)
+    checks.add("absent", None, 0.0, "nothing to run")
+    written = json.loads(output.read_text())
+    assert written["failed"] == ["slow", "late"]
+    assert [step["output"] for step in written["steps"][:2]] == ["found\n", "begun\n\nran out of time"]

@@ -39,7 +39,8 @@ def gradient(features):
 
 
 def assert_close(found, expected, relative):
-    assert float((found.cpu() - expected.cpu()).abs().max()) <= relative * max(float(expected.abs().max()), 1.0)
+    found, expected = found.detach().cpu(), expected.detach().cpu()
+    assert float((found - expected).abs().max()) <= relative * max(float(expected.abs().max()), 1.0)
 
 
 def compare_level(name, data, level, dtype, tol, error):

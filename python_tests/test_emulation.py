@@ -241,6 +241,23 @@ def test_nearly_no_ridge_and_none(emulator, rng, lambda2):
     assert (int(found.status) == StatusCode.NOT_UNIQUE) == (lambda2 == 0)
 
 
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_nothing_is_left_of_groups_that_go(library_of_large_tasks, group_size):
+    """The rest that a shortened line search leaves of them is written neither by the CPU nor here, whatever the team."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        features, planted = rng.normal(size=(60, 120)), rng.normal(size=(30, 4))
+        labels = (features[:, :30] @ planted + 3 * rng.normal(size=(60, 4))).argmax(1)
+        drawn = ratio_problem(features, labels, 4, 0.1, 1.0)
+        problem = drawn_problem(dataclasses.replace(drawn, dual_reg=1.0, group_size=group_size))
+        exact = solve_on_cpu(problem, 1e-12)
+        found = Emulator(library_of_large_tasks, 2, 32).solve(problem)
+        assert (found.active != exact.active).sum() <= 1
+        assert torch.equal(found.active[0], (found.weights[0] != 0).any(0).view(-1, group_size).any(1))
+        other = Emulator(library_of_large_tasks, 2, 32, seed=1).solve(problem)
+        assert all(torch.equal(a, b) for a, b in zip(found, other, strict=True))
+
+
 def test_without_ridge_and_weights_the_solution_is_unique(emulator, rng):
     found = assert_certified(emulator, ratio_problem(rng.normal(size=(12, 20)), np.arange(12) % 3, 3, 1.0, 0.0), 1e-6)
     assert int(found.status) == StatusCode.CONVERGED

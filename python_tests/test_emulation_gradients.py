@@ -17,6 +17,8 @@ from sparsesvm import StatusCode
 
 ACCURACY = {torch.float32: 1e-4, torch.float64: 1e-5}
 """Of a gradient at the default tolerance."""
+LARGE_ACCURACY = 1e-4
+"""The same of a large task, whatever the type, as in test_large_tasks.py."""
 
 
 def problem_of(rng, sizes, dtype, *, ratio, lambda2, dual_reg=0.0, change=None):
@@ -46,7 +48,7 @@ def gradient_on_cpu(problem, solution, cotangent):
     return derivatives_on_cpu(problem, solution, cotangent, tangents)[0][0]
 
 
-def assert_same_gradient(emulator, problem, rng):
+def assert_same_gradient(emulator, problem, rng, accuracy):
     """Where the sets are identified, each at its own solution with the default tolerance. Returns whether they are."""
     found, expected = emulator.solve(problem, identify=True), solve_on_cpu(problem, 1e-6, identify=True)
     assert int(expected.status) == StatusCode.CONVERGED
@@ -56,22 +58,22 @@ def assert_same_gradient(emulator, problem, rng):
     assert torch.equal(found.active, expected.active)
     (cotangent,) = random_like(rng, found.weights)
     ours, theirs = emulator.vjp(problem, found, cotangent)[0], gradient_on_cpu(problem, expected, cotangent)
-    assert float((ours - theirs).norm()) <= ACCURACY[problem.features.dtype] * float(theirs.norm())
+    assert float((ours - theirs).norm()) <= accuracy * float(theirs.norm())
     return True
 
 
 @pytest.mark.parametrize("dtype", ACCURACY)
 def test_the_sets_are_identified_as_on_the_cpu(emulator, rng, dtype):
     for seed in range(40):
-        assert assert_same_gradient(emulator, random_problem(seed, dtype, (0.0, 0.1, 0.3, 0.5, 0.8)), rng)
+        assert assert_same_gradient(emulator, random_problem(seed, dtype, (0.0, 0.1, 0.3, 0.5, 0.8)), rng, ACCURACY[dtype])
 
 
 @pytest.mark.parametrize("dtype", ACCURACY)
 def test_the_sets_of_large_tasks_are_judged(library_of_large_tasks, rng, dtype):
     """After the proximal method alone, where the CPU takes Newton steps on the dual of tasks of this size."""
     emulator = Emulator(library_of_large_tasks, 2, 32)
-    identified = [assert_same_gradient(emulator, random_problem(seed, dtype, (0.1, 0.3, 0.5)), rng) for seed in range(20)]
-    assert sum(identified) >= 15
+    problems = [random_problem(seed, dtype, (0.1, 0.3, 0.5)) for seed in range(20)]
+    assert sum(assert_same_gradient(emulator, problem, rng, LARGE_ACCURACY) for problem in problems) >= 19
 
 
 def test_without_a_derivative_to_come_the_certificate_ends_a_solve(emulator, rng):

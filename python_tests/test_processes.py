@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from emulation import FLAGS, SOURCES, compiler
 
 LIMIT = 2.0  # ten times what is promised, as others may be at work on the machine; a call that does not listen takes longer
 
@@ -133,3 +134,17 @@ print(is_right())
 """
     done = subprocess.run([sys.executable, "-c", SETUP + script], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.split()) == (0, ["True", "True"]), done.stderr
+
+
+def test_calls_of_several_threads_do_not_race(tmp_path):
+    """The driver under ThreadSanitizer, batches and single tasks, some of them interrupted; and that it finds a planted race."""
+    program = tmp_path / "driver_check"
+    names = ("cpu/driver", "cpu/kernels", "cpu/regression_driver", "cpu/regression_kernels", "cpu/parallel", "cpu/interrupt")
+    sources = [str(SOURCES / f"{name}.cpp") for name in (*names, "tests/driver_check")]
+    flags = [*FLAGS, "-O1", "-g", "-fopenmp-simd", "-DSPARSESVM_NO_POOL", "-pthread", "-fsanitize=thread"]
+    subprocess.run([*compiler(), *flags, *sources, "-ldl", "-o", str(program)], check=True)
+    run = subprocess.run([str(program)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "WARNING" not in run.stderr
+    planted = subprocess.run([str(program), "planted"], capture_output=True, text=True)
+    assert planted.returncode and "data race" in planted.stderr

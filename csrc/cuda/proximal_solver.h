@@ -13,9 +13,10 @@
 SPARSESVM_BEGIN
 namespace gpu {
 
-// square (groups) = sum_i c_i ||f_iG||^2 / group_size, which carries each group's units. False where that is not finite.
+// square (groups) = sum_i c_i ||f_iG||^2 / group_size, which carries each group's units. False, and no primal value, where that is
+// not finite.
 template <typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE bool measure_groups(Team team, const SolveWorkspace<T>& w) {
+SPARSESVM_HD SPARSESVM_NOINLINE bool measure_groups(Team team, SolveWorkspace<T>& w) {
   const Task<T>& task = w.task;
   double all = 0;
   for (int b = team_rank(team); b < task.n_groups; b += team_size(team)) {
@@ -30,7 +31,10 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool measure_groups(Team team, const SolveWorksp
   }
   team.sync_team();
   for (int b = team.rank(); b < task.n_groups; b += team.size()) all += w.proximal.square[b];
-  return team.sum(all) <= 1e300;
+  const bool finite = team.sum(all) <= 1e300;
+  if (!finite && team.rank() == 0) w.proximal.best_primal = __builtin_nan("");
+  team.sync();
+  return finite;
 }
 
 // The working set: groups in use, and of the others those that pull hardest against lambda1, at most as many again. Returns the gap
@@ -177,19 +181,52 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool search_line(Team team, const SolveWorkspace
   return end > 0;
 }
 
-// Puts the best weights, rounded to T, and the best dual where `write_outputs` finds them, and the gap of this pair. Whether any
-// group is active.
+// Lists the remnants of groups in `flag`; whether there may be any. Leaves V and its norms at the best dual.
 template <typename T, class Team>
-SPARSESVM_HD SPARSESVM_NOINLINE bool write_proximal_state(Team team, SolveWorkspace<T>& w) {
+SPARSESVM_HD SPARSESVM_NOINLINE bool list_remnants(Team team, const SolveWorkspace<T>& w) {
   const Task<T>& task = w.task;
-  ProximalArrays<T>& s = w.proximal;
+  const ProximalArrays<T>& s = w.proximal;
+  const int k = task.k, block = task.g * k;
+  for (int b = team_rank(team); b < task.n_groups; b += team_size(team)) {
+    double square = 0;
+    for (index e = static_cast<index>(b) * block; e < static_cast<index>(b + 1) * block; ++e) square += s.best_w[e] * s.best_w[e];
+    s.excess[b] = square * s.square[b];
+  }
+  team.sync_team();
+  double largest = 0, slight = 0;
+  for (int b = team.rank(); b < task.n_groups; b += team.size()) largest = larger(largest, s.excess[b]);
+  largest = team.max(largest);
+  for (int b = team.rank(); b < task.n_groups; b += team.size()) {
+    slight = larger(slight, is_slight(s.excess[b], largest) ? 1.0 : 0.0);
+  }
+  if (team.max(slight) == 0) return false;
+  for (int e = team_rank(team); e < task.n * k; e += team_size(team)) {
+    w.state.coefficients[e] = task.weight[e / k] * (task.one_hot(e / k, e % k) - s.best_p[e]);
+  }
+  team.sync_team();
+  pull_all(team, w);
+  for (int b = team_rank(team); b < task.n_groups; b += team_size(team)) {
+    s.flag[b] = is_slight(s.excess[b], largest) && w.state.norm[b] < task.threshold(b);
+  }
+  team.sync_team();
+  return true;
+}
+
+// Puts the best weights, rounded to T and where `dropping` without the flagged groups, where `write_outputs` finds them, and
+// their scores.
+template <typename T, class Team>
+SPARSESVM_HD SPARSESVM_NOINLINE void put_best_weights(Team team, const SolveWorkspace<T>& w, bool dropping) {
+  const Task<T>& task = w.task;
+  const ProximalArrays<T>& s = w.proximal;
   const int k = task.k, g = task.g;
   team.sync_team();
   for (int b = team_rank(team); b < task.n_groups; b += team_size(team)) {
+    const bool dropped = dropping && s.flag[b];
     double square = 0;
     for (int e = b * g; e < (b + 1) * g; ++e) {
       for (int l = 0; l < k; ++l) {
-        const double value = static_cast<double>(static_cast<T>(s.best_w[static_cast<index>(e) * k + l]));
+        const double best = dropped ? 0.0 : s.best_w[static_cast<index>(e) * k + l];
+        const double value = static_cast<double>(static_cast<T>(best));
         w.state.w[static_cast<index>(l) * task.m + e] = value;
         square += value * value;
       }
@@ -197,26 +234,43 @@ SPARSESVM_HD SPARSESVM_NOINLINE bool write_proximal_state(Team team, SolveWorksp
     w.model.on[b] = square > 0;
     s.by_group[b] = task.threshold(b) * sqrt(square) + 0.5 * task.lambda2 * square;
   }
-  for (int e = team_rank(team); e < task.n * k; e += team_size(team)) w.state.dual[e] = task.weight[e / k] * s.best_p[e];
   add_scores(team, task, w.state);
+}
+
+// Of the weights and scores in place.
+template <typename T, class Team>
+SPARSESVM_HD SPARSESVM_NOINLINE double objective_of_put(Team team, const SolveWorkspace<T>& w) {
+  const Task<T>& task = w.task;
+  const int k = task.k;
   for (int i = team_rank(team); i < task.n; i += team_size(team)) {
     double* scratch = w.state.sample + 2 * k * i;
-    const SampleValue value = sample_value(w.state.scores + i * k, s.best_p + i * k, task.label[i], k, task.smoothing, scratch);
+    const double* row = w.proximal.best_p + i * k;
+    const SampleValue value = sample_value(w.state.scores + i * k, row, task.label[i], k, task.smoothing, scratch);
     w.state.value[i] = task.weight[i] * value.loss;
   }
   team.sync_team();
-  double objective = 0, any = 0;
+  double objective = 0;
   for (int i = team.rank(); i < task.n; i += team.size()) objective += w.state.value[i];
-  for (int b = team.rank(); b < task.n_groups; b += team.size()) {
-    objective += s.by_group[b];
-    any = larger(any, w.model.on[b] ? 1.0 : 0.0);
-  }
-  objective = team.sum(objective);
-  any = team.max(any);
+  for (int b = team.rank(); b < task.n_groups; b += team.size()) objective += w.proximal.by_group[b];
+  return team.sum(objective);
+}
+
+// The best dual for `write_outputs`, and the gap that it leaves the objective of the weights in place. Whether any group is
+// active.
+template <typename T, class Team>
+SPARSESVM_HD SPARSESVM_NOINLINE bool put_best_dual(Team team, SolveWorkspace<T>& w, double objective) {
+  const Task<T>& task = w.task;
+  ProximalArrays<T>& s = w.proximal;
+  const int k = task.k;
+  for (int e = team_rank(team); e < task.n * k; e += team_size(team)) w.state.dual[e] = task.weight[e / k] * s.best_p[e];
+  team.sync();
   if (team.rank() == 0) {
     s.best_primal = w.state.objective = objective;
     w.state.gap = certified_gap(s);
   }
+  double any = 0;
+  for (int b = team.rank(); b < task.n_groups; b += team.size()) any = larger(any, w.model.on[b] ? 1.0 : 0.0);
+  any = team.max(any);
   team.sync_team();
   return any > 0;
 }
@@ -228,8 +282,8 @@ class ProximalSolver {
 
   // From W = 0 and the given probabilities (n_samples, k), or none, until the gap is at most `target`.
   SPARSESVM_HD Status solve(const double* probabilities, double target, index max_iter, index& iterations) {
-    if (!measure_groups(team_, w_)) return Status::non_finite;
     start_saddle(team_, w_, probabilities);
+    if (!measure_groups(team_, w_)) return Status::non_finite;
     return proximal_loop(*this, task_.smoothing, task_.total_weight, target, max_iter, iterations);
   }
 
@@ -269,10 +323,16 @@ class ProximalSolver {
 
   // The weights as the caller gets them, the probabilities of the best dual value, and the gap of this pair.
   SPARSESVM_HD void write(const SolveArguments<T>& arguments, index number, Status status, int iterations) {
-    const bool any = write_proximal_state(team_, w_);
+    const double objective = write_best_weights(*this, status != Status::non_finite);
+    const bool any = put_best_dual(team_, w_, objective);
     const bool unique = task_.lambda2 > 0 || status != Status::converged || !any;
     write_outputs(team_, w_, arguments, number, unique ? status : Status::not_unique, iterations);
   }
+
+  // For `write_best_weights`.
+  SPARSESVM_HD void write_weights(bool dropping) { put_best_weights(team_, w_, dropping); }
+  SPARSESVM_HD double objective_of_written() { return objective_of_put(team_, w_); }
+  SPARSESVM_HD bool list_remnants() { return gpu::list_remnants(team_, w_); }
 
  private:
   // Newton steps on the working set until its gap is at most `enough`. False when none moved.

@@ -12,6 +12,9 @@
 #ifdef SPARSESVM_GUARDED_ARENA
 #include <sanitizer/asan_interface.h>
 #endif
+#ifdef SPARSESVM_WATCHED_MEMORY
+#include <valgrind/memcheck.h>
+#endif
 
 namespace sparsesvm::testing {
 
@@ -57,11 +60,21 @@ class Input {
   bool tame_ = false;
 };
 
+// Tells valgrind that nothing has been written there.
+inline void forget(void* memory, std::size_t bytes) {
+#ifdef SPARSESVM_WATCHED_MEMORY
+  VALGRIND_MAKE_MEM_UNDEFINED(memory, bytes);
+#endif
+  (void)memory, (void)bytes;
+}
+
 // Memory of exactly this size, so that a step over its end is seen.
 template <typename T>
 class Exact {
  public:
-  explicit Exact(index count) : count_(count), data_(new T[static_cast<std::size_t>(count)]()) {}
+  explicit Exact(index count) : count_(count), data_(new T[static_cast<std::size_t>(count)]()) {
+    forget(get(), static_cast<std::size_t>(count) * sizeof(T));
+  }
   T* get() const { return data_.get(); }
   T& operator[](index i) const { return data_[static_cast<std::size_t>(i)]; }
   index count() const { return count_; }
@@ -87,6 +100,7 @@ class Scratch {
     }
     release(memory);
     start_ = memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64;
+    forget(memory.data(), memory.size());
   }
   void* get() const { return start_; }
   index bytes() const { return bytes_; }

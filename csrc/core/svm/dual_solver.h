@@ -184,12 +184,12 @@ class DualSolver {
     index since_progress = 0, extra = 0;
     for (;; ++iterations) {
       state_.certify(task_);
-      if (!(state_.gap <= 1e300) || !(state_.objective <= 1e300)) return Status::non_finite;
       best_is_current_ = iterations == first || state_.gap < best_gap;
       if (best_is_current_) {
         best_gap = state_.gap;
         keep_best();
       }
+      if (!(state_.gap <= 1e300) || !(state_.objective <= 1e300)) return Status::non_finite;
       if (best_gap <= target) {
         // Where the objective is far below sum_i c_i a few more steps make the gap small beside it as well.
         const bool small = best_gap * task_.total_weight <= target * state_.objective;

@@ -93,6 +93,33 @@ SPARSESVM_HD Status proximal_loop(Method& method, double smoothing, double total
   return method.gap() <= target ? Status::converged : Status::max_iter;
 }
 
+// Whether a group may be a remnant: a line search that ends before its step does leaves a part of groups that go to zero there.
+// Such a group hardly adds to the scores, by `share` = ||W_G||^2 sum_i c_i ||f_iG||^2 beside the largest one, and the dual holds it
+// below its threshold.
+SPARSESVM_HD inline bool is_slight(double share, double largest) {
+  return share > 0 && share <= ProximalRules::remnant * largest;
+}
+
+// Writes the best weights, without remnants where the objective does not rise by more than a part of the gap; returns the objective
+// of what is written. Method:
+//   write_weights(dropping)   writes the best weights, where `dropping` without the groups listed
+//   objective_of_written()    with what rounding to the caller's type moved
+//   list_remnants()           whether there may be any
+template <class Method>
+SPARSESVM_HD double write_best_weights(Method& method, bool finite) {
+  const double gap = method.gap();
+  method.write_weights(false);
+  if (!finite) return __builtin_nan("");
+  const double objective = method.objective_of_written();
+  if (!method.list_remnants()) return objective;
+  constexpr double rounding = 1e-13;
+  method.write_weights(true);
+  const double without = method.objective_of_written();
+  if (without <= (1 + rounding) * objective + ProximalRules::inner_share * gap) return without;
+  method.write_weights(false);
+  return objective;
+}
+
 // Curvature of a group's proximal term, `square` being sum_i c_i ||f_iG||^2 / group_size: in the group's units, and zero where
 // lambda2 gives the inner problem as much. A group of zeros has no units.
 SPARSESVM_HD inline double proximal_curvature(double scale, double square, double lambda2) {

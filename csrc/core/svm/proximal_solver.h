@@ -116,20 +116,10 @@ class ProximalSolver {
     const Batch<T>& batch = arguments.batch;
     const bool finite = status != Status::non_finite;
     const double nan = __builtin_nan("");
-    T* weights = arguments.weights + number * batch.n_way * task_->m;
-    std::uint8_t* active = arguments.active + number * task_->n_groups;
-    bool any_active = write_weights(finite, weights, active, false);
-    double objective = finite ? objective_of_written() : nan;
-    if (finite && list_remnants()) {
-      const double rounding = 1e-13 * objective, allowed = objective + rounding + Rules::inner_share * state_.gap();
-      any_active = write_weights(finite, weights, active, true);
-      const double without = objective_of_written();
-      if (without <= allowed) {
-        objective = without;
-      } else {
-        any_active = write_weights(finite, weights, active, false);
-      }
-    }
+    finite_ = finite;
+    weights_ = arguments.weights + number * batch.n_way * task_->m;
+    active_ = arguments.active + number * task_->n_groups;
+    const double objective = write_best_weights(*this, finite);
     const index row = batch.n_way;
     T* dual = arguments.dual + number * batch.n_samples * row;
     write_absent(batch, number, task_->smoothing, scratch_, dual, [&](index i, double* out) { features_.score(i, wide_, out); });
@@ -140,15 +130,11 @@ class ProximalSolver {
     arguments.gap[number] = finite ? state_.gap() : nan;
     arguments.objective[number] = objective;
     arguments.n_iter[number] = iterations;
-    const bool unique = task_->lambda2 > 0 || status != Status::converged || !any_active;
+    const bool unique = task_->lambda2 > 0 || status != Status::converged || !any_active_;
     arguments.status[number] = static_cast<std::int8_t>(unique ? status : Status::not_unique);
   }
 
- private:
-  using Rules = ProximalRules;
-
-  // A line search that ends before its step does leaves a part of groups that go to zero there. Lists in in_ those that the dual holds
-  // below lambda1 and that hardly add to the scores; whether there are any.
+  // For `write_best_weights`. Remnants are listed in in_.
   bool list_remnants() {
     const index block = g_ * q_;
     double largest = 0;
@@ -160,7 +146,7 @@ class ProximalSolver {
     }
     bool any = false;
     for (index b = 0; b < task_->n_groups; ++b) {
-      in_[b] = excess_[b] > 0 && excess_[b] <= Rules::remnant * largest;
+      in_[b] = is_slight(excess_[b], largest);
       any = any || in_[b];
     }
     if (!any) return false;
@@ -169,11 +155,11 @@ class ProximalSolver {
     return true;
   }
 
-  // The best weights in T, and what T holds in wide_, where `dropping` without the groups in in_; whether any group is active.
-  bool write_weights(bool finite, T* weights, std::uint8_t* active, bool dropping) {
+  // Also what T holds of them in wide_, and whether any group is active.
+  void write_weights(bool dropping) {
     const index m = task_->m;
-    bool any_active = false;
-    for (index b = 0; b < task_->n_groups; ++b) active[b] = 0;
+    any_active_ = false;
+    for (index b = 0; b < task_->n_groups; ++b) active_[b] = 0;
     for (index j = 0; j < m; ++j) {
       const double* packed = state_.best_w + j * q_;
       bool any = false;
@@ -181,14 +167,34 @@ class ProximalSolver {
       double* column = scratch_;
       basis_.expand(packed, column);
       for (index l = 0; l < k_; ++l) {
-        weights[l * m + j] = static_cast<T>(finite ? (any ? column[l] : 0.0) : __builtin_nan(""));
-        wide_[l * m + j] = static_cast<double>(weights[l * m + j]);
-        active[j / g_] = active[j / g_] || (finite && weights[l * m + j] != 0);
-        any_active = any_active || active[j / g_];
+        weights_[l * m + j] = static_cast<T>(finite_ ? (any ? column[l] : 0.0) : __builtin_nan(""));
+        wide_[l * m + j] = static_cast<double>(weights_[l * m + j]);
+        active_[j / g_] = active_[j / g_] || (finite_ && weights_[l * m + j] != 0);
+        any_active_ = any_active_ || active_[j / g_];
       }
     }
-    return any_active;
   }
+
+  double objective_of_written() {
+    const index n = task_->n, m = task_->m;
+    features_.score_all(wide_, scores_);
+    double total = 0;
+    for (index i = 0; i < n; ++i) {
+      total += task_->weight[i] *
+               sample_value(scores_ + i * k_, state_.best_p + i * k_, task_->label[i], k_, task_->smoothing, scratch_).loss;
+    }
+    for (index b = 0; b < task_->n_groups; ++b) {
+      double square = 0;
+      for (index l = 0; l < k_; ++l) {
+        for (index e = l * m + b * g_; e < l * m + (b + 1) * g_; ++e) square += wide_[e] * wide_[e];
+      }
+      total += task_->threshold(b) * std::sqrt(square) + 0.5 * task_->lambda2 * square;
+    }
+    return total;
+  }
+
+ private:
+  using Rules = ProximalRules;
 
   // square_ (groups) = sum_i c_i ||f_iG||^2 / group_size, which carries each group's units. False where that is not finite.
   bool measure_groups() {
@@ -360,25 +366,6 @@ class ProximalSolver {
     return total;
   }
 
-  // P at the weights written, which rounding moved.
-  double objective_of_written() {
-    const index n = task_->n, m = task_->m;
-    features_.score_all(wide_, scores_);
-    double total = 0;
-    for (index i = 0; i < n; ++i) {
-      total += task_->weight[i] *
-               sample_value(scores_ + i * k_, state_.best_p + i * k_, task_->label[i], k_, task_->smoothing, scratch_).loss;
-    }
-    for (index b = 0; b < task_->n_groups; ++b) {
-      double square = 0;
-      for (index l = 0; l < k_; ++l) {
-        for (index e = l * m + b * g_; e < l * m + (b + 1) * g_; ++e) square += wide_[e] * wide_[e];
-      }
-      total += task_->threshold(b) * std::sqrt(square) + 0.5 * task_->lambda2 * square;
-    }
-    return total;
-  }
-
   index k_, q_, g_;
   Features features_;
   ClassBasis basis_;
@@ -386,6 +373,9 @@ class ProximalSolver {
   FreeSamples free_;
   PrimalModel<Passes, T, Features> model_;
   const Task<T>* task_ = nullptr;
+  T* weights_ = nullptr;  // of the solution that is written
+  std::uint8_t* active_ = nullptr;
+  bool finite_ = true, any_active_ = false;
   double rho_ = 0;
   double *sigma_, *square_, *excess_, *ordered_;  // (groups), square_ (m)
   char* in_;
