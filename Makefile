@@ -50,10 +50,12 @@ bench: $(VENV)/.sparsesvm-demo $(VENV)/.sparsesvm-meta
 	$(RUN) -m benchmarks.defaults
 	$(RUN) -m benchmarks.peers_time $(BENCH_FLAGS) $(BENCH_CHECK)
 
-# The C++ entry points of the CPU with arbitrary problems under address and undefined behaviour sanitizers, SECONDS for each target.
+# The C++ entry points of the CPU with arbitrary problems under address and undefined behaviour sanitizers, for each target SECONDS, or
+# RUNS inputs where that is sooner.
 SECONDS ?= 60
+RUNS ?=
 fuzz:
-	sh csrc/tests/fuzz.sh $(SECONDS)
+	sh csrc/tests/fuzz.sh $(SECONDS) $(RUNS)
 
 # The inputs that fuzzing keeps under valgrind, which sees reads of memory that nothing wrote.
 valgrind:

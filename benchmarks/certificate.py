@@ -20,7 +20,7 @@ class Certificate:
         primal: the objective at the weights.
         dual: a lower bound on the minimum, from the dual given.
         total: the sum of the sample weights, which is the objective of the exact hinge at W = 0; `tol` is relative to it.
-        rounding: how far the bounds may be off since the dual came rounded to its type and all sums are of float64.
+        rounding: how far the bounds may be off since weights and dual came rounded to their type and all sums are of float64.
     """
 
     primal: float
@@ -44,7 +44,7 @@ def certify(problem: Problem, weights: ArrayLike, dual: ArrayLike) -> Certificat
     The features are those the answer was found for: already rounded to float32 when the solver saw them so. For lambda2 = 0 the
     dual is moved towards the labels by the share min(1, lambda1 / max_G (||V_G|| / w_G)), which makes it feasible.
     """
-    unit = np.finfo(np.asarray(dual).dtype).eps
+    unit, unit_of_weights = (np.finfo(np.asarray(given).dtype).eps for given in (dual, weights))
     weights, dual = np.asarray(weights, dtype=np.float64), np.asarray(dual, dtype=np.float64)
     c, one_hot = problem.sample_weight[:, None], np.eye(problem.n_way)[problem.labels]
     smoothing = problem.dual_reg / problem.lambda2 if problem.dual_reg > 0 else 0.0
@@ -54,6 +54,11 @@ def certify(problem: Problem, weights: ArrayLike, dual: ArrayLike) -> Certificat
     norms = _group_norms(weights, problem.group_size)
     threshold = problem.lambda1 * (np.ones(len(norms)) if problem.group_weight is None else problem.group_weight)
     primal = problem.sample_weight @ loss + threshold @ norms + problem.lambda2 / 2 * (weights**2).sum()
+    # What rounded weights add to it: each moved by half a unit, independently, in two scores of a sample.
+    change = unit_of_weights / 2 * np.abs(weights)
+    scores = np.sqrt(problem.features**2 @ (change**2).T)
+    rounding = 2 * problem.sample_weight @ scores.max(1) + threshold @ _group_norms(change, problem.group_size)
+    rounding += problem.lambda2 * np.sqrt(((weights * change) ** 2).sum())
 
     dual = np.maximum(dual, 0)
     dual /= dual.sum(1, keepdims=True)
@@ -65,14 +70,14 @@ def certify(problem: Problem, weights: ArrayLike, dual: ArrayLike) -> Certificat
         excess = np.maximum(norms - threshold, 0)
         penalty = (excess**2).sum() / (2 * problem.lambda2)
         slope = np.repeat(excess, problem.group_size) / problem.lambda2
-        rounding = np.sqrt(((slope * change) ** 2).sum()) + (change**2).sum() / (2 * problem.lambda2)
+        rounding += np.sqrt(((slope * change) ** 2).sum()) + (change**2).sum() / (2 * problem.lambda2)
     else:
         share = min(1.0, 1 / (norms / threshold).max()) if norms.max() > 0 else 1.0
         unscaled = (c * one_hot * (1 - dual)).sum()
         dual = one_hot + share * (dual - one_hot)
         penalty = 0.0
         reach = np.sqrt((change**2).sum(0).reshape(-1, problem.group_size).sum(1)) / threshold
-        rounding = min(reach.max(), 1 - share) * unscaled
+        rounding += min(reach.max(), 1 - share) * unscaled
     value = (c * (one_hot * (1 - dual))).sum() - smoothing / 2 * (c * (dual - one_hot) ** 2).sum() - penalty
     rounding += unit * np.sqrt(((c * dual) ** 2).sum()) + 1e2 * np.finfo(float).eps * (abs(primal) + abs(value) + penalty)
     return Certificate(float(primal), float(value), float(problem.sample_weight.sum()), float(3 * rounding))

@@ -45,14 +45,24 @@ class Problem:
             features.to_sparse_csr() if sparse else features,
             torch.from_numpy(self.labels),
             lambda1=self.lambda1,
-            lambda2=self.lambda2,
-            n_way=self.n_way,
-            sample_weight=torch.from_numpy(self.sample_weight),
-            group_size=self.group_size,
-            group_weight=None if self.group_weight is None else torch.from_numpy(self.group_weight),
-            dual_reg=self.dual_reg,
+            **self._arguments(),
             **options,
         )
+
+    def path(self, dtype: torch.dtype = torch.float64, **options: Any) -> sparsesvm.RegularizationPath:
+        """Solutions for smaller and smaller lambda1."""
+        features = torch.from_numpy(self.features).to(dtype)
+        return sparsesvm.regularization_path(features, torch.from_numpy(self.labels), **self._arguments(), **options)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "lambda2": self.lambda2,
+            "n_way": self.n_way,
+            "sample_weight": torch.from_numpy(self.sample_weight),
+            "group_size": self.group_size,
+            "group_weight": None if self.group_weight is None else torch.from_numpy(self.group_weight),
+            "dual_reg": self.dual_reg,
+        }
 
     def scaled(self, scale: float) -> Problem:
         """The same problem in other units of the features: its weights are those of this one, divided by `scale`."""
@@ -136,14 +146,17 @@ def adversarial(rng: Generator, *, max_samples: int = 100, max_features: int = 2
     return replace(problem, family=tuple(family))
 
 
-def weakly_ridged(rng: Generator) -> Problem:
+def weakly_ridged(rng: Generator, *, sizes: tuple[int, int] | None = None) -> Problem:
     """A small problem with any ridge: n 1..60, m 1..400, n_way 2..12, units of the features 1e-4..1e4 log-uniform.
+
+    Or of these `sizes`, n and m.
 
     lambda2 is log-uniform from 1e-8 to 10 of the mean squared row norm, or zero (one in ten); lambda1 is uniform from zero to 1.1
     of `uniform_bound` (seven in ten), log-uniform from 1e-4 of it, or zero (one in twenty, with lambda2 > 0). A third each has
     dead columns, repeated rows, zero rows, sample weights, groups, and a smoothed hinge.
     """
-    n_samples, n_features, n_way = int(rng.integers(1, 61)), int(rng.integers(1, 401)), int(rng.integers(2, 13))
+    n_samples, n_features = sizes or (int(rng.integers(1, 61)), int(rng.integers(1, 401)))
+    n_way = int(rng.integers(2, 13))
     labels = rng.integers(0, n_way, n_samples)
     features = rng.normal(size=(n_samples, n_features))
     family = []
@@ -180,6 +193,61 @@ def weakly_ridged(rng: Generator) -> Problem:
     elif bound == 0:
         lambda1 = 1.0  # nothing to learn from; both penalties may not be zero
     return Problem(features, labels, n_way, lambda1, lambda2, sample_weight, group_size, dual_reg, family=tuple(family))
+
+
+def with_any_options(rng: Generator) -> Problem:
+    """A problem of `weakly_ridged`, or of `adversarial` (three in ten), with the options that these lack.
+
+    n is log-uniform in 1..60, m in 1..400, as uniform sizes take several times as long.
+    Groups have weights of their own (one in three), samples of weight zero occur (one in four), lambda1 is far beyond the value
+    at which all weights vanish (one in twenty), and there is but one class (one in twenty).
+    """
+    if rng.random() < 0.3:
+        problem = adversarial(rng, max_samples=60, max_features=400)
+    else:
+        problem = weakly_ridged(rng, sizes=(_log_uniform(rng, 60), _log_uniform(rng, 400)))
+    family, n_samples = list(problem.family), len(problem.labels)
+    if rng.random() < 0.05:
+        family.append("no other class")
+        problem = replace(problem, n_way=1, labels=np.zeros_like(problem.labels))
+    if rng.random() < 0.25:
+        family.append("absent samples")
+        problem = replace(problem, sample_weight=problem.sample_weight * (rng.random(n_samples) < 0.7))
+    if not problem.sample_weight.any():
+        problem = replace(problem, sample_weight=np.ones(n_samples))
+    if rng.random() < 1 / 3:
+        family.append("group weights")
+        weight = np.exp(rng.normal(size=problem.features.shape[1] // problem.group_size))
+        problem = replace(problem, group_weight=weight)
+    if rng.random() < 0.05:
+        family.append("beyond")
+        structure = (problem.n_way, problem.sample_weight, problem.group_size)
+        problem = replace(problem, lambda1=problem.lambda1 + 1e3 * uniform_bound(problem.features, problem.labels, *structure))
+    return replace(problem, family=tuple(family))
+
+
+def with_padding(rng: Generator, problem: Problem) -> Problem:
+    """The same problem, its samples of weight zero given as padding: labels that are none, features that are no numbers."""
+    absent = problem.sample_weight == 0
+    labels, features = problem.labels.copy(), problem.features.copy()
+    labels[absent] = rng.choice([-100, -1, 255], absent.sum())
+    features[absent] = rng.choice([np.nan, np.inf, 1e300, 0.0], (int(absent.sum()), 1))
+    return replace(problem, labels=labels, features=features)
+
+
+def of_the_same_shape(rng: Generator, problem: Problem, n_way: int) -> Problem:
+    """Another task for a batch with `problem`: other features in the same units, `n_way` classes, other penalties."""
+    n_samples, n_features = problem.features.shape
+    spread = float(np.abs(problem.features).mean())
+    return replace(
+        problem,
+        features=problem.features[rng.permutation(n_samples)] + rng.random() * spread * rng.normal(size=(n_samples, n_features)),
+        labels=rng.integers(0, n_way, n_samples),
+        n_way=n_way,
+        lambda1=problem.lambda1 * rng.uniform(0.1, 1.5),
+        lambda2=problem.lambda2 * 10 ** rng.uniform(-1, 1),
+        sample_weight=rng.permutation(problem.sample_weight),
+    )
 
 
 def _activations(rng: Generator, labels: NDArray[np.int64], n_way: int, n_features: int) -> NDArray[np.float64]:

@@ -163,6 +163,37 @@ def test_random_problems(tmp_path):
     assert all((row["problems"], row["converged"], row["false"]) == (12, 12, 0) for row in rows.values())
 
 
+def test_random_problems_with_all_options(tmp_path):
+    arguments = ["--all-options", "--problems", "60", "--workers", "1", "--output", str(tmp_path / "random.json")]
+    random_problems.main(arguments)
+    rows = report.read(tmp_path / "random.json")
+    forms = {"alone", "from a start", "sparse rows", "batch", "path"}
+    assert {(row["form"], row["dtype"]) for row in rows[:-1]} == {
+        (form, dtype) for form in forms for dtype in random_problems.TOLERANCES
+    }
+    assert (rows[-1]["problems"], rows[-1]["unconverged"], rows[-1]["false"]) == (60, 0, 0)
+    assert rows[-1]["stopped early"] > 0
+
+
+def test_false_claims_of_answers_are_named(rng):
+    features, labels = episode(rng, 3, 12, 20)
+    problem = Problem(features, labels, 3, 0.5, 0.1, np.ones(12))
+    found = problem.solve(tol=1e-6)
+
+    def false(**claims):
+        return random_problems.checked(problem, found._replace(**claims), "float64", 1e-6)["false"]
+
+    assert false() == []
+    assert "status" in false(weights=1.01 * found.weights)
+    assert false(status=torch.tensor(int(sparsesvm.StatusCode.NON_FINITE))) == ["numbers"]
+    rough = problem.solve(tol=1e-6, max_iter=1, on_failure="ignore")
+    assert rough.status == sparsesvm.StatusCode.MAX_ITER
+    assert random_problems.checked(problem, rough, "float64", 1e-6)["false"] == []
+    assert random_problems.checked(problem, rough._replace(gap=rough.gap / 2), "float64", 1e-6)["false"] == ["gap"]
+    assert false(objective=found.objective + 1e-4) == ["objective"]
+    assert false(active=~found.active) == ["active"]
+
+
 def test_field(tmp_path):
     from benchmarks import field
 

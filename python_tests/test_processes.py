@@ -3,13 +3,18 @@ error. What follows is right."""
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 from emulation import FLAGS, SOURCES, compiler
+
+import sparsesvm
+from sparsesvm.bilevel import sparse_regression
 
 LIMIT = 2.0  # ten times what is promised, as others may be at work on the machine; a call that does not listen takes longer
 
@@ -84,6 +89,46 @@ except KeyboardInterrupt:
 print(resident() - before < 5e7, is_right())
 """
     assert run(SETUP + script) == ["True", "True"]
+
+
+def sparse_rows(generator, n_samples, n_features, per_row):
+    width = n_features // per_row
+    column = torch.arange(per_row) * width + torch.randint(width, (n_samples, per_row), generator=generator)
+    start, values = torch.arange(n_samples + 1) * per_row, torch.randn(n_samples * per_row, generator=generator)
+    features = torch.sparse_csr_tensor(start, column.flatten(), values, (n_samples, n_features), check_invariants=False)
+    return features, torch.arange(n_samples) % 5
+
+
+def regression(generator, n_samples, n_features):
+    return torch.randn(n_samples, n_features, generator=generator), torch.randn(n_samples, 1, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("make", "sizes", "call", "options"),
+    [
+        (sparse_rows, (6000, 20000, 200), sparsesvm.solve, {"lambda1_ratio": 0.3, "lambda2": 0.1}),
+        (regression, (2000, 20000), sparse_regression, {"lambda1": 0.1, "lambda2": 0.0}),
+        (regression, (20000, 2000), sparse_regression, {"lambda1": 0.01, "lambda2": 0.0}),
+    ],
+    ids=["sparse rows", "wide regression", "long regression"],
+)
+def test_handlers_run_every_fifth_of_a_second_of_processor_time(make, sizes, call, options):
+    """Of what a call does before its first iteration as well; others at work on the machine change nothing here."""
+    data = make(torch.Generator().manual_seed(0), *sizes)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    at = [time.process_time()]
+    before = signal.signal(signal.SIGPROF, lambda *_: at.append(time.process_time()))
+    signal.setitimer(signal.ITIMER_PROF, 0.005, 0.005)
+    try:
+        call(*data, **options, max_iter=1, on_failure="ignore")
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+        torch.set_num_threads(threads)
+    at.append(time.process_time())
+    assert at[-1] - at[0] > 0.2, "the call is too short for this test"
+    assert max(end - begin for begin, end in itertools.pairwise(at)) < 0.2
 
 
 def test_a_handler_that_does_not_raise_runs_at_once_and_the_call_goes_on():

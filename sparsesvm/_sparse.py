@@ -107,5 +107,11 @@ def present(features: Tensor, sample_weight: Tensor) -> Tensor:
 
 
 def correlation(features: Tensor, residual: Tensor) -> Tensor:
-    """residual' F (n_way, n_features)."""
-    return (features.mT @ residual).mT
+    """residual' F (n_way, n_features) in float64.
+
+    A class at a time: torch's product of sparse rows takes twice as long, all of it deaf to Ctrl-C.
+    """
+    row = torch.arange(features.shape[0]).repeat_interleave(features.crow_indices().diff())
+    column, values, residual = features.col_indices(), features.values().double(), residual.double()
+    by_class = [torch.bincount(column, values * residual[row, l], features.shape[1]) for l in range(residual.shape[1])]
+    return torch.stack(by_class).double()  # counts of no entries are integers

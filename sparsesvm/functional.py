@@ -496,10 +496,10 @@ def _smoothing_share(n_way: int, task_way: Tensor | None, lambda2: float | Tenso
 def _largest_group_norm(residual: Tensor, features: Tensor, group_size: int, group_weight: Tensor | None = None) -> Tensor:
     """max_G ||(residual^T F)_:G|| / w_G, rounded up by the bound on the rounding error, so that W is exactly zero from there."""
     with torch.autocast(features.device.type, enabled=False):
-        if features.dtype == residual.dtype:
-            correlation = _sparse.correlation(features, residual) if _sparse.is_sparse(features) else residual.mT @ features
-        elif _sparse.is_sparse(features):
-            correlation = _sparse.correlation(features.to(residual.dtype), residual)
+        if _sparse.is_sparse(features):
+            correlation = _sparse.correlation(features, residual)
+        elif features.dtype == residual.dtype:
+            correlation = residual.mT @ features
         else:  # a copy of some columns at a time
             correlation = torch.cat([residual.mT @ columns.to(residual.dtype) for columns in features.split(256, -1)], -1)
     # Squares of large and of small single-precision numbers leave its range.

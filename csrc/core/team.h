@@ -19,6 +19,11 @@ struct OneThread {
   double max(double x) const { return x; }
 };
 
+// A place where a call may be given up, in loops that go long without a pass; `work` is the number of multiplications since. Only
+// one thread of the CPU can leave its task: the others have no such place.
+template <class Team>
+SPARSESVM_HD void listen(const Team&, index) {}
+
 // Where a thread stands among all threads of its team.
 template <class Team>
 SPARSESVM_HD auto team_rank(Team team) {

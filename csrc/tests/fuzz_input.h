@@ -36,6 +36,9 @@ class Input {
 
   bool one_in(unsigned n) { return byte() % n == 0; }
 
+  // Mostly few, from one on, so that a run is short; now and then up to `most`.
+  index size(index few, index some, index most) { return between(1, one_in(16) ? most : (one_in(4) ? some : few)); }
+
   // A feature or cotangent: mostly of moderate size and often equal to another, now and then what floating point has besides.
   double value() {
     static constexpr double odd[] = {__builtin_nan(""), __builtin_inf(), -__builtin_inf(), 1e300, -1e300, 1e-300, 1e30, -1e-30};
@@ -89,16 +92,17 @@ class Exact {
   std::unique_ptr<T[]> data_;
 };
 
-// Scratch memory; the arena marks what lies between its arrays.
+// Scratch memory, the same for all uses; the arena marks what lies between its arrays.
 class Scratch {
  public:
   explicit Scratch(index bytes) : bytes_(bytes) {
     static std::vector<char> memory;
     if (memory.size() < static_cast<std::size_t>(bytes) + 64) {
-      release(memory);
+#ifdef SPARSESVM_GUARDED_ARENA
+      __asan_unpoison_memory_region(memory.data(), memory.size());
+#endif
       memory.resize(2 * static_cast<std::size_t>(bytes) + 64);
     }
-    release(memory);
     start_ = memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64;
     forget(memory.data(), memory.size());
   }
@@ -106,13 +110,6 @@ class Scratch {
   index bytes() const { return bytes_; }
 
  private:
-  static void release(std::vector<char>& memory) {
-#ifdef SPARSESVM_GUARDED_ARENA
-    __asan_unpoison_memory_region(memory.data(), memory.size());
-#endif
-    (void)memory;
-  }
-
   char* start_;
   index bytes_;
 };

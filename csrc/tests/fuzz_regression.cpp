@@ -10,10 +10,9 @@ namespace {
 template <typename T>
 void run(Input& in) {
   if (!in.one_in(3)) in.tame();
-  const index tasks = in.between(1, 3), n = in.between(1, in.one_in(8) ? 40 : 10), q = in.between(1, 4);
-  const index m = in.between(1, in.one_in(8) ? 80 : 12);
+  const index tasks = in.size(1, 3, 3), n = in.size(4, 10, 40), q = in.size(2, 4, 4), m = in.size(4, 12, 80);
   const index row_stride = m + in.between(0, 3), task_stride = in.one_in(4) ? 0 : n * row_stride;
-  const int n_threads = static_cast<int>(in.between(1, 2));
+  const int n_threads = static_cast<int>(in.size(1, 1, 2));
 
   Exact<T> features((tasks - 1) * task_stride + n * row_stride), targets(tasks * n * q);
   Exact<double> lambda1(tasks), lambda2(tasks);
@@ -44,7 +43,7 @@ void run(Input& in) {
   const Exact<std::int8_t> status(tasks);
   const Exact<std::uint8_t> active(tasks * m);
   const Scratch scratch(cpu::solve_workspace(batch, n_threads));
-  cpu::solve(RegressionSolveArguments<T>{batch, tol, in.between(1, 40), weights.get(), gap.get(), objective.get(), n_iter.get(),
+  cpu::solve(RegressionSolveArguments<T>{batch, tol, in.size(4, 10, 40), weights.get(), gap.get(), objective.get(), n_iter.get(),
                                          status.get(), active.get()},
              scratch.get(), scratch.bytes(), n_threads);
   for (index task = 0; task < tasks; ++task) {

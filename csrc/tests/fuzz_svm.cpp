@@ -50,14 +50,17 @@ template <typename T>
 void run(Input& in) {
   const bool sparse = in.one_in(4);
   if (!in.one_in(3)) in.tame();
-  const index tasks = sparse ? 1 : in.between(1, 3), n = in.between(1, in.one_in(8) ? 40 : 10), k = in.between(1, 6);
-  const index group_size = in.between(1, 3), m = group_size * in.between(1, in.one_in(8) ? 20 : 6);
+  const index tasks = sparse ? 1 : in.size(1, 3, 3), n = in.size(4, 10, 40), k = in.size(3, 6, 6);
+  const index group_size = in.size(1, 3, 3), groups = in.size(3, 6, 20), m = group_size * groups;
   const index row_stride = sparse ? 0 : m + in.between(0, 3), task_stride = in.one_in(4) ? 0 : n * row_stride;
-  const int n_threads = static_cast<int>(in.between(1, 2));
+  const int n_threads = static_cast<int>(in.size(1, 1, 2));
 
-  Exact<std::int64_t> labels(tasks * n), row_start(n + 1);
-  Exact<double> sample_weight(tasks * n), lambda1(tasks), lambda2(tasks), init_dual(tasks * n * k);
-  labels.fill([&] { return in.between(0, k - 1); });
+  Exact<std::int64_t> labels(tasks * n), row_start(n + 1), task_way(tasks);
+  Exact<double> sample_weight(tasks * n), lambda1(tasks), lambda2(tasks), init_dual(tasks * n * k), group_weight(tasks * groups);
+  const bool by_task = !sparse && in.one_in(4), by_group = in.one_in(4), same_groups = in.one_in(2);
+  task_way.fill([&] { return by_task ? in.between(1, k) : k; });
+  for (index i = 0; i < tasks * n; ++i) labels[i] = in.between(0, static_cast<index>(task_way[i / n]) - 1);
+  if (by_group) group_weight.fill([&] { return std::fmax(in.amount(), 1e-300); });
   const bool weighted = in.one_in(2);
   sample_weight.fill([&] { return weighted ? in.amount() : 1.0; });
   double dual_reg = in.one_in(3) ? in.amount() : 0.0;
@@ -97,6 +100,11 @@ void run(Input& in) {
   batch.lambda1 = lambda1.get();
   batch.lambda2 = lambda2.get();
   batch.dual_reg = dual_reg;
+  if (by_task) batch.task_way = task_way.get();
+  if (by_group) {
+    batch.group_weight = group_weight.get();
+    batch.group_weight_stride = same_groups ? 0 : groups;
+  }
   if (sparse) {
     batch.sparse = true;
     batch.n_entries = entries;
@@ -110,7 +118,7 @@ void run(Input& in) {
   const Outputs<T> out(batch);
   const SolveArguments<T> arguments{batch,
                                     tol,
-                                    in.between(1, 40),
+                                    in.size(4, 10, 40),
                                     !sparse && in.one_in(2),
                                     from_dual ? init_dual.get() : nullptr,
                                     from_weights ? init_weights.get() : nullptr,

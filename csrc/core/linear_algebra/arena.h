@@ -12,7 +12,11 @@ SPARSESVM_BEGIN
 
 class Arena {
  public:
-  SPARSESVM_HD Arena(void* base, index bytes) : base_(static_cast<char*>(base)), capacity_(bytes) {}
+  SPARSESVM_HD Arena(void* base, index bytes) : base_(static_cast<char*>(base)), capacity_(bytes) {
+#ifdef SPARSESVM_GUARDED_ARENA
+    if (base_ != nullptr) __asan_unpoison_memory_region(base_, bytes);  // the last task was laid out otherwise
+#endif
+  }
 
   template <typename T>
   SPARSESVM_HD T* take(index count) {
@@ -27,7 +31,7 @@ class Arena {
 
 #ifdef SPARSESVM_GUARDED_ARENA
   // No memory shared, as each user would step on what the other guards.
-  Arena(const Arena& other) : base_(other.base_), capacity_(other.capacity_), used_(other.used_ + (index{1} << 24)) {}
+  Arena(const Arena& other) : base_(other.base_), capacity_(other.capacity_), used_(other.used_ + (index{1} << 22)) {}
 #endif
 
   SPARSESVM_HD index used() const { return used_; }

@@ -67,7 +67,10 @@ class RegressionDiff {
     }
     T* grad_targets = a.grad_targets + number * n * q;
     T* grad_features = a.grad_features + number * n * m;
-    for (index i = team.rank(); i < n * m; i += team.size()) grad_features[i] = 0;
+    for (index i = 0; i < n; ++i) {
+      for (index j = team.rank(); j < m; j += team.size()) grad_features[i * m + j] = 0;
+      listen(team, m);
+    }
     team.sync();
     for (index i = team.rank(); i < n; i += team.size()) {
       for (index o = 0; o < q; ++o) {
@@ -83,6 +86,7 @@ class RegressionDiff {
         }
         grad_features[i * m + active_[k]] = static_cast<T>(task_.inverse_n * value);
       }
+      listen(team, 2 * q * count);
     }
   }
 
@@ -96,6 +100,7 @@ class RegressionDiff {
     }
     for (index k = 0; k < count; ++k) {
       for (index o = 0; o < q; ++o) task_.add_column(team, fitted_ + o * stride, active_[k], x[k * q + o]);
+      listen(team, q * stride);
     }
     team.sync();
   }

@@ -166,6 +166,7 @@ class RegressionSolver {
     bool changed = false;
     double* pull = pull_;
     for (index a = 0; a < count; ++a) {
+      if (a % 64 == 0) listen(team, 64 * q * task.stride);
       const index j = working_[a];
       const double own = task.squared_norm[j], curvature = own + task.lambda2;
       if (!(curvature > 0)) continue;

@@ -7,6 +7,7 @@
 #include "core/linear_algebra/arena.h"
 #include "core/macros.h"
 #include "core/regression/problem.h"
+#include "core/team.h"
 
 SPARSESVM_BEGIN
 
@@ -47,12 +48,14 @@ struct RegressionTask {
     for (index j = team.rank(); j < m; j += team.size()) {
       column[j] = columns + j * stride;
       for (index i = n; i < stride; ++i) columns[j * stride + i] = 0;
+      listen(team, 100);
     }
     for (index top = 0; top < n; top += 8) {  // eight rows at a time: whole cache lines are written
       const index bottom = top + 8 < n ? top + 8 : n;
       for (index j = team.rank(); j < m; j += team.size()) {
         for (index i = top; i < bottom; ++i) columns[j * stride + i] = static_cast<double>(features[i * batch.row_stride + j]);
       }
+      listen(team, 100 * m);  // most of it is memory that was never touched before
     }
     const T* given = batch.targets + number * n * q;
     for (index o = 0; o < q; ++o) {
@@ -72,6 +75,7 @@ struct RegressionTask {
     }
     for (index a = 0; a < count; ++a) {
       for (index o = 0; o < q; ++o) add_column(team, residual + o * stride, list[a], -weights[list[a] * q + o]);
+      listen(team, q * stride);
     }
     team.sync();
   }

@@ -38,11 +38,18 @@ class SerialTeam : public OneThread {
     for (index b = 0; b < n_right; ++b) {
       for (index a = 0; a < n_left; ++a) out[a * out_stride + b] = 0;
     }
-    Passes::add_products(left, n_left, right, right_stride, n_right, length, scale, out, out_stride);
+    constexpr index at_once = 64;  // each call is a place to pause at
+    for (index a = 0; a < n_left; a += at_once) {
+      const index count = n_left - a < at_once ? n_left - a : at_once;
+      Passes::add_products(left + a, count, right, right_stride, n_right, length, scale, out + a * out_stride, out_stride);
+    }
   }
 
   void squares(const double* const* left, index n_left, index length, double scale, double* out) const {
-    for (index a = 0; a < n_left; ++a) products(left + a, 1, left[a], 0, 1, length, scale, out + a, 1);
+    for (index a = 0; a < n_left; ++a) {
+      if (a % 64 == 0) Passes::pause(64 * length);
+      products(left + a, 1, left[a], 0, 1, length, scale, out + a, 1);
+    }
   }
 
   template <class Wanted>
@@ -79,5 +86,10 @@ class SerialTeam : public OneThread {
     for (index c = 0; c < gone; ++c) matrix[c * n + gone] = 0;
   }
 };
+
+template <class Passes>
+void listen(const SerialTeam<Passes>&, index work) {
+  Passes::pause(work);
+}
 
 SPARSESVM_END
