@@ -128,7 +128,7 @@ def test_step_share(tmp_path, capsys):
 
 
 def test_lost_ratios_are_named():
-    cell = {"size": [5, 25, 1600], "group_size": 1, "share": 0.25, "tasks": 8, "threads": 2, "dtype": "float32", "target": 1e-6}
+    cell = {"size": [5, 25, 1600], "group_size": 1, "share": 0.25, "tasks": 8, "threads": 1, "dtype": "float32", "target": 1e-6}
     ours = {**cell, "peer": "sparsesvm", "reached": True, "forward_ms": 1.0}
     slow = {**cell, "peer": "authors", "reached": False, "limited": True, "tried_ms": 3000.0}
     fast = {**cell, "peer": "fista", "reached": True, "forward_ms": 1.5}
