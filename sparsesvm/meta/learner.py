@@ -24,11 +24,12 @@ from typing_extensions import Self
 from sparsesvm import FittedHead, SparseSVMHead, _checks
 from sparsesvm._facts import interval
 from sparsesvm._files import DataError, class_codes, whole_file, write_whole
+from sparsesvm._shrink import shrink
 from sparsesvm.fewshot import FewShotHead
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
 from sparsesvm.meta.checkpoint import CONFIGURATION, WEIGHTS
-from sparsesvm.meta.images import shrink, to_images
+from sparsesvm.meta.images import to_images
 from sparsesvm.results import unconverged
 
 
