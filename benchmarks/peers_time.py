@@ -100,7 +100,7 @@ def run_cell(cell: Cell, workers: dict[str, Worker], options: argparse.Namespace
 
 def _compete(name: str, worker: Worker, path: str, options: argparse.Namespace) -> list[Row]:
     arguments = (name, path, tuple(options.targets), options.time_limit, not options.forward_only)
-    limit_s = 30 + 10 * options.time_limit  # setting up and compiling included
+    limit_s = 120 + 10 * options.time_limit  # of wall time, setting up and compiling included
     try:
         rows: list[Row] = worker.call(compete, *arguments, limit_s=limit_s)
         return rows
