@@ -11,7 +11,7 @@ BUILD_TOOLS := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | t
 SETTINGS := $(foreach name,CUDA CUDA_ARCHS WERROR SANITIZE,SPARSESVM_$(name)=$(SPARSESVM_$(name)))
 NO_DRIVER = test ! -e /proc/driver/nvidia/version && test ! -e /dev/dxg
 
-.PHONY: demo test lint format docs bench fuzz valgrind wheel clean
+.PHONY: demo test lint format docs bench encoder fuzz valgrind wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.sparsesvm-demo
@@ -49,6 +49,12 @@ bench: $(VENV)/.sparsesvm-demo $(VENV)/.sparsesvm-meta
 	$(RUN) -m benchmarks.field
 	$(RUN) -m benchmarks.defaults
 	$(RUN) -m benchmarks.peers_time $(BENCH_FLAGS) $(BENCH_CHECK)
+
+# The small Omniglot encoder of a release in dist, with its card, licences and checksums. ROOT is the .npz file, or the folder of the
+# official zip files, which are fetched where they are absent.
+EPOCHS ?= 10
+encoder: $(VENV)/.sparsesvm-meta
+	$(RUN) -m benchmarks.encoder $(if $(ROOT),--root '$(ROOT)') --epochs $(EPOCHS)
 
 # The C++ entry points of the CPU with arbitrary problems under address and undefined behaviour sanitizers, for each target SECONDS, or
 # RUNS inputs where that is sooner.

@@ -24,7 +24,7 @@ class Bar:
 
 
 def _default(row: Row) -> bool:
-    return (row["tasks"], row["threads"], row["dtype"]) == (8, 2, "float32")
+    return (row["tasks"], row["threads"], row["dtype"]) == (8, 1, "float32")
 
 
 def _middle(row: Row) -> bool:

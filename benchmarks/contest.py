@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import call_times_ms
+from benchmarks.measure import call_times_ms, clock
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer
 from benchmarks.tasks import Answer, Exact, Tasks, gradient_error, relative_gap
@@ -68,12 +67,12 @@ class Search:
     def climb(self, target: float) -> None:
         """Growing settings until the gap is reached, stands still, or the next solve may take longer than the limit."""
         growth = 2 if self.peer.counts else 1
-        begin = time.perf_counter()
+        begin = clock()
         for setting in self.peer.settings:
             latest = self.attempt(setting)
             if latest.gap <= target or self.stalled():
                 return
-            if growth * latest.seconds > self.limit_s or time.perf_counter() - begin > 4 * self.limit_s:
+            if growth * latest.seconds > self.limit_s or clock() - begin > 4 * self.limit_s:
                 self.limited = True
                 return
 
@@ -88,9 +87,9 @@ class Search:
 
     def clocked(self, setting: float) -> tuple[Answer, float]:
         """The answer, and its seconds."""
-        begin = time.perf_counter()
+        begin = clock()
         answer = self.solve(setting)
-        return answer, time.perf_counter() - begin
+        return answer, clock() - begin
 
     def stalled(self) -> bool:
         """Whether the last two doublings did not help: rounding, not the number of steps, holds the gap up."""
@@ -131,9 +130,9 @@ class Search:
 
 def timed(name: str, function: Callable[[], object], limit_s: float) -> Row:
     """Median and quartiles in ms over at least five calls, or fewer where one takes more than a fifth of the limit."""
-    begin = time.perf_counter()
+    begin = clock()
     function()
-    seconds = time.perf_counter() - begin
+    seconds = clock() - begin
     at_least = max(1, min(5, int(limit_s / max(seconds, 1e-9))))
     times = call_times_ms(function, seconds=min(0.5, limit_s), at_least=at_least)
     quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3

@@ -1,17 +1,16 @@
 """Share of the head in a training step of the configuration `omniglot-small`: `python -m benchmarks.meta_step [--check]`.
 
 One episode of its tasks (24 ways, 1 shot, three support sets, 120 images of 28 x 28), its Conv4 in bfloat16, its sparse head at
-full sparsity with the ridge refit and its dense auxiliary head, clipping and optimiser; 2 threads. The head's time is what
-training logs as `train/head_ms`: copies of features, both heads and the loss, forward and backward. The images are random
-patterns, one for each class, moved and with noise; the encoder has taken some steps before. `--root omniglot_small.npz` takes the
-configuration's data.
+full sparsity with the ridge refit and its dense auxiliary head, clipping and optimiser; 2 threads, or `--threads 1` and processor
+time. The head's time is what training logs as `train/head_ms`: copies of features, both heads and the loss, forward and backward.
+The images are random patterns, one for each class, moved and with noise; the encoder has taken some steps before.
+`--root omniglot_small.npz` takes the configuration's data.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,9 +21,11 @@ import yaml
 from torch import Tensor, nn
 
 from benchmarks import bars, report
+from benchmarks.measure import clock
 from sparsesvm import _ops
 from sparsesvm.meta import Episode, EpisodeBatch, EpisodeData, MetaLearner, collate
 from sparsesvm.meta.command import CONFIGS
+from sparsesvm.meta.learner import _Watch
 from sparsesvm.meta.loading import instantiate
 
 POSITIONS = 9  # of the encoder's last layer, 3 x 3
@@ -73,9 +74,9 @@ class SolverTime:
         _ops.launch = self._launch
 
     def _timed(self, *arguments: Any) -> None:
-        begin = time.perf_counter()
+        begin = clock()
         self._launch(*arguments)
-        self.ms += 1e3 * (time.perf_counter() - begin)
+        self.ms += 1e3 * (clock() - begin)
 
 
 def step(learner: MetaLearner, optimizer: torch.optim.Optimizer, batch: EpisodeBatch) -> dict[str, float]:
@@ -83,7 +84,7 @@ def step(learner: MetaLearner, optimizer: torch.optim.Optimizer, batch: EpisodeB
     logged: dict[str, float] = {}
     learner.log = lambda name, value, **_: logged.__setitem__(name, value)  # type: ignore[method-assign,assignment]
     learner.log_dict = lambda *_, **__: None  # type: ignore[method-assign,assignment]
-    begin = time.perf_counter()
+    begin = clock()
     with SolverTime() as solver:
         with torch.autocast("cpu", torch.bfloat16):
             loss = learner.training_step(batch, 0)
@@ -91,7 +92,7 @@ def step(learner: MetaLearner, optimizer: torch.optim.Optimizer, batch: EpisodeB
         loss.backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 5.0)
         optimizer.step()
-    whole = 1e3 * (time.perf_counter() - begin)
+    whole = 1e3 * (clock() - begin)
     learner.on_train_batch_end(None, batch, 0)
     head = logged["train/head_ms"]
     return {"step_ms": whole, "head_ms": head, "solver_ms": solver.ms, "share": head / whole}
@@ -103,6 +104,7 @@ def measure(filters: int, options: argparse.Namespace) -> dict[str, Any]:
     config["model"]["encoder"]["init_args"]["widths"][-1] = filters
     torch.manual_seed(0)
     learner = instantiate(MetaLearner, config["model"])  # before any sparsity warm-up: at full sparsity
+    learner._watch = _Watch(clock)
     optimizer: torch.optim.Optimizer = learner.configure_optimizers()["optimizer"]  # type: ignore[index,call-overload,assignment]
     drawn = batches(config["data"], min(options.steps, 16), options.root)
     for number in range(WARM_STEPS if options.steps > 1 else 1):

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,22 +18,12 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import report
+from benchmarks.measure import median_ms
 from sparsesvm.bilevel import lambda_max, sparse_regression
 
 Array = npt.NDArray[np.float64]
 TASKS, SAMPLES, FEATURES, RATIOS, GAP = 64, 50, (6, 200), (0.1, 0.3), 1e-8
 REQUIRED = 5.0
-
-
-def median_ms(function: Callable[[], object]) -> float:
-    """Median milliseconds of processor time of a call, in which other work on the machine does not count; one thread is used."""
-    function()
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < 0.3 and len(times) < 1000):
-        begin = time.process_time()
-        function()
-        times.append(time.process_time() - begin)
-    return 1e3 * statistics.median(times)
 
 
 def problems(n_features: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,6 @@
-"""Time of one solve and one backward on one thread, float64, to a relative gap of 1e-6: `python -m benchmarks.solver_time`.
+"""Processor time of a solve and a backward on one thread, float64, relative gap 1e-6: `python -m benchmarks.solver_time`.
 
-The problems are those of a prototype whose proximal-Newton times (in ms, another day of the same kind of machine) are in
+The problems are those of a prototype whose proximal-Newton times (wall-clock ms, another day of the same kind of machine) are in
 PROTOTYPE; `ratio` is the time here over that. Also the time of a call whose problem is trivial, which is overhead.
 """
 

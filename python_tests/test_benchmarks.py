@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 import sparsesvm
-from benchmarks import bars, gpu_check, gradient_accuracy, peers_time, random_problems, report, step_share
+from benchmarks import bars, encoder, gpu_check, gradient_accuracy, peers_time, random_problems, report, step_share
 from benchmarks.certificate import certify
 from benchmarks.contest import Search
 from benchmarks.peers import PEERS
@@ -20,6 +22,7 @@ from benchmarks.peers.first_order import project
 from benchmarks.problems import Problem, episode
 from benchmarks.tasks import Answer, exact, gradient_error, make_tasks, penalty_for, relative_gap
 from sparsesvm import reference
+from sparsesvm.meta import command, load
 
 OWN = ("authors", "fista", "fista-gram")
 
@@ -129,7 +132,7 @@ def test_step_share(tmp_path, capsys):
 
 
 def test_lost_ratios_are_named():
-    cell = {"size": [5, 25, 1600], "group_size": 1, "share": 0.25, "tasks": 8, "threads": 2, "dtype": "float32", "target": 1e-6}
+    cell = {"size": [5, 25, 1600], "group_size": 1, "share": 0.25, "tasks": 8, "threads": 1, "dtype": "float32", "target": 1e-6}
     ours = {**cell, "peer": "sparsesvm", "reached": True, "forward_ms": 1.0}
     slow = {**cell, "peer": "authors", "reached": False, "limited": True, "tried_ms": 3000.0}
     fast = {**cell, "peer": "fista", "reached": True, "forward_ms": 1.5}
@@ -294,3 +297,37 @@ def test_the_check_on_a_device_keeps_what_it_found(tmp_path):
     written = json.loads(output.read_text())
     assert written["failed"] == ["slow", "late"]
     assert [step["output"] for step in written["steps"][:2]] == ["found\n", "begun\n\nran out of time"]
+
+
+def test_the_encoder_of_a_release_loads_and_carries_its_licences_and_checksums(tmp_path, monkeypatch):
+    alphabets = ["Greek", "Tagalog", "Sanskrit"]
+    characters = np.repeat(np.arange(72), 20)
+    np.savez(
+        tmp_path / "omniglot.npz",
+        images28=np.random.default_rng(0).integers(0, 256, (72, 1, 28, 28), dtype=np.uint8).repeat(20, 1).reshape(-1, 28, 28),
+        character=characters,
+        alphabet=characters // 24,
+        character_names=[f"{alphabets[number // 24]}/{number}" for number in range(72)],
+        alphabet_names=alphabets,
+        alphabet_split=np.arange(3),
+    )
+    small = ["--data.episodes_per_epoch=1", "--data.val_episodes=1", "--model.encoder.init_args.widths=[8, 8, 8, 8, 8, 8]"]
+    small += ["--trainer.precision=32-true"]
+    monkeypatch.setattr(encoder.subprocess, "run", lambda line, check: command.run([*line[3:], *small]))
+    monkeypatch.setenv("SPARSESVM_OMNIGLOT", str(tmp_path / "omniglot.npz"))
+    flags = ["--episodes", "2", "--run", str(tmp_path / "run"), "--output", str(tmp_path / "dist")]
+    encoder.main(["--epochs", "1", *flags])
+    monkeypatch.setattr(encoder.subprocess, "run", None)  # a complete run is not repeated
+    encoder.main(["--epochs", "1", *flags])
+    shutil.unpack_archive(tmp_path / "dist" / "omniglot-small.tar.gz", tmp_path / "unpacked")
+    folder = tmp_path / "unpacked" / "omniglot-small"
+    sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    assert sums == {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("LICENSE", "LICENSE-omniglot.txt", "README.md", "config.yaml", "model.safetensors")
+    }
+    assert "Copyright (c) 2015 Brenden Lake" in (folder / "LICENSE-omniglot.txt").read_text()
+    card = (folder / "README.md").read_text()
+    assert "| sparse SVM |" in card and "200 episodes" in card
+    assert str(tmp_path) not in card + (folder / "config.yaml").read_text()
+    assert load(folder).embed(np.zeros((1, 105, 105), np.uint8)).shape == (1, 72)

@@ -183,5 +183,14 @@ def test_real_data(tmp_path):
     data = load_spoken_digits(tmp_path / "digits.npz")
     assert data.values[1] == ("ann", "bob")
     assert data.names == ("digit", "speaker")
-    with pytest.raises(ValueError, match=r"must hold the arrays images28, .*; it lacks images28, .* and has images32, digit"):
+    with pytest.raises(ValueError, match="must hold images105_packed or images28; it holds neither"):
         load_omniglot(tmp_path / "digits.npz")
+    packed = np.packbits(np.ones((6, 105 * 105), bool), axis=1)
+    del labels["drawer"]
+    np.savez(tmp_path / "large.npz", images105_packed=packed, **labels, **names)
+    data = load_omniglot(tmp_path / "large.npz", size=35)
+    assert data.images.shape == (6, 1, 35, 35) and data.images.min() == 1
+    assert data.names == ("alphabet", "character")
+    np.savez(tmp_path / "floats.npz", images28=np.ones((6, 28, 28)), **labels)
+    with pytest.raises(ValueError, match=r"images must be uint8 \(n, height, width\); got float64 \(6, 28, 28\)"):
+        load_omniglot(tmp_path / "floats.npz")

@@ -64,7 +64,8 @@ class SparseSVMHead(FewShotHead):
         >>> import torch
         >>> from sparsesvm import SparseSVMHead
         >>> head = SparseSVMHead(lambda1_ratio=0.2)
-        >>> support, query, labels = torch.randn(4, 10, 64), torch.randn(4, 30, 64), (torch.arange(10) % 5).expand(4, -1)
+        >>> support, query = torch.randn(4, 10, 64), torch.randn(4, 30, 64)
+        >>> labels = (torch.arange(10) % 5).expand(4, -1)
         >>> head(query, support, labels).shape  # four tasks of five classes
         torch.Size([4, 30, 5])
         >>> head.last_solution.active.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +24,12 @@ from typing_extensions import Self
 from sparsesvm import FittedHead, SparseSVMHead, _checks
 from sparsesvm._facts import interval
 from sparsesvm._files import DataError, class_codes, whole_file, write_whole
+from sparsesvm._shrink import shrink
 from sparsesvm.fewshot import FewShotHead
 from sparsesvm.meta.augment import Augment
 from sparsesvm.meta.batches import IGNORE, EpisodeBatch
 from sparsesvm.meta.checkpoint import CONFIGURATION, WEIGHTS
-from sparsesvm.meta.images import shrink, to_images
+from sparsesvm.meta.images import to_images
 from sparsesvm.results import unconverged
 
 
@@ -407,11 +408,12 @@ def task_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 class _Watch:
     """Time of the head in a training step, forward and backward: on a GPU the time until its work is queued."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self.now = now
         self.seconds = self._begin = 0.0
 
     def start(self, features: Tensor) -> None:
-        self.seconds, self._begin = 0.0, time.perf_counter()
+        self.seconds, self._begin = 0.0, self.now()
         if features.requires_grad:
             features.register_hook(lambda _: self._add())  # runs when the gradient has come through the head
 
@@ -422,7 +424,7 @@ class _Watch:
         return loss
 
     def _restart(self) -> None:
-        self._begin = time.perf_counter()
+        self._begin = self.now()
 
     def _add(self) -> None:
-        self.seconds += time.perf_counter() - self._begin
+        self.seconds += self.now() - self._begin

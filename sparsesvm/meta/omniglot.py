@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import urllib.request
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +13,9 @@ import torch
 from torch import Tensor
 
 from sparsesvm._files import DataError, load_arrays
-from sparsesvm.meta.images import (
-    SPLITS,
-    ImageSet,
-    Reader,
-    check_split,
-    find_folders,
-    read_image,
-    shrink,
-    to_channels_first,
-    visible,
-)
+from sparsesvm._shrink import shrink
+from sparsesvm.factors.real import load_omniglot
+from sparsesvm.meta.images import SPLITS, ImageSet, Reader, check_split, find_folders, read_image, visible
 
 
 class Omniglot(Reader):
@@ -61,27 +53,14 @@ class Omniglot(Reader):
         return self._read_npz(split) if self.root.endswith(".npz") else self._read_folder(split)
 
     def _read_npz(self, split: str) -> ImageSet:
-        drawings = ("images105_packed", "images28")
-        names = ("character", "alphabet", "character_names", "alphabet_names")
-        data = load_arrays(self.root, names, (*drawings, "alphabet_split"))
-        if not data.keys() & set(drawings):
-            raise DataError(f"{self.root} must hold images105_packed or images28; it holds neither")
-        alphabets = [str(name) for name in data["alphabet_names"]]
-        wanted = self.alphabets[split]
-        if wanted is None:
-            if "alphabet_split" not in data:
-                raise DataError(f"{self.root} does not say how to split; give {split} as a list of alphabets out of {alphabets}")
-            wanted = [name for name, part in zip(alphabets, data["alphabet_split"], strict=True) if SPLITS[part] == split]
-        self._check_alphabets(split, wanted, alphabets)
-        chosen = np.isin(data["alphabet"], [alphabets.index(name) for name in wanted])
-        if "images105_packed" in data:
-            bits = np.unpackbits(data["images105_packed"][chosen], axis=1, count=105 * 105)
-            images = shrink(torch.from_numpy(bits).reshape(-1, 1, 105, 105) * 255, self.size, self.size)
-        else:
-            images = shrink(to_channels_first(data["images28"][chosen], self.root), self.size, self.size)
-        classes, codes = np.unique(data["character"][chosen], return_inverse=True)
-        groups = [int(data["alphabet"][chosen][codes == code][0]) for code in range(len(classes))]
-        return ImageSet(images, codes, [str(data["character_names"][c]) for c in classes], groups)
+        images, labels, _, (alphabets, characters, *_) = load_omniglot(self.root, self.size)
+        parts = load_arrays(self.root, (), ("alphabet_split",)).get("alphabet_split")
+        default = None if parts is None else [name for name, part in zip(alphabets, parts, strict=True) if SPLITS[part] == split]
+        chosen = np.isin(labels[:, 0], [alphabets.index(name) for name in self._wanted(split, alphabets, default)])
+        of_image = labels[torch.from_numpy(chosen), :2].numpy()
+        classes, first, codes = np.unique(of_image[:, 1], return_index=True, return_inverse=True)
+        pixels = (255 * images[torch.from_numpy(chosen)]).round().to(torch.uint8)
+        return ImageSet(pixels, codes, [characters[c] for c in classes], of_image[first, 0].tolist())
 
     def _read_folder(self, split: str) -> ImageSet:
         root = Path(self.root)
@@ -99,11 +78,8 @@ class Omniglot(Reader):
         background, evaluation = folders.get("images_background", {}), folders.get("images_evaluation", {})
         held_out = set(list(background)[5::6])
         default = {"train": [n for n in background if n not in held_out], "val": sorted(held_out), "test": list(evaluation)}
-        wanted = self.alphabets[split]
         alphabets = {**background, **evaluation}
-        if wanted is None:
-            wanted = default[split]
-        self._check_alphabets(split, wanted, list(alphabets))
+        wanted = self._wanted(split, alphabets, default[split])
         paths: list[Path] = []
         labels: list[int] = []
         names: list[str] = []
@@ -120,10 +96,16 @@ class Omniglot(Reader):
         # The files are black on white.
         return torch.cat([shrink(255 - read_image(path, None, 1).unsqueeze(0), self.size, self.size) for path in paths])
 
-    def _check_alphabets(self, split: str, wanted: list[str], present: list[str]) -> None:
+    def _wanted(self, split: str, present: Collection[str], default: Sequence[str] | None) -> Sequence[str]:
+        """The alphabets of a split."""
+        given = self.alphabets[split]
+        wanted = default if given is None else given
+        if wanted is None:
+            raise DataError(f"{self.root} does not say how to split; give {split} as a list of alphabets out of {list(present)}")
         absent = [name for name in wanted if name not in present]
         if absent or not wanted:
-            raise DataError(f"{split} must name alphabets that are in {self.root}, {present}; got {absent or wanted}")
+            raise DataError(f"{split} must name alphabets that are in {self.root}, {list(present)}; got {absent or wanted}")
+        return wanted
 
     def _fetch(self, part: str, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import train_test_split
 
-import sparsesvm
+from sparsesvm._facts import environment
 from sparsesvm._files import ARRAYS, class_codes, load_arrays, write_whole
 from sparsesvm.sklearn.classifier import SparseSVMClassifier
 from sparsesvm.sklearn.cross_validation import SparseSVMClassifierCV
@@ -48,7 +45,7 @@ def probe(
         A dictionary that JSON can hold: accuracy of the probe, of its features fitted again without group penalty as are all
         features and as many random ones (mean of five draws), of the same fit to shuffled labels and of the largest class; the
         path (features used in the mean over folds, score and its standard error); the features used with their coefficients;
-        settings and versions.
+        settings, versions and hardware.
     """
     X, y = np.asarray(features), np.asarray(labels)
     names = [str(number) for number in range(X.shape[1])] if names is None else list(names)
@@ -91,14 +88,7 @@ def probe(
         "n_train": len(X_train),
         "n_test": len(X_test),
         "settings": {"test_size": test_size, **choice, "seed": seed, **options},
-        "versions": {
-            "sparsesvm": sparsesvm.__version__,
-            "scikit-learn": sklearn.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "processor": _processor(),
-        },
+        **environment("scikit-learn"),
     }
 
 
@@ -231,12 +221,3 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(f"sparsesvm probe: {error}") from error
     print(table(found, most_classes=20))
     print(f"\n{output / 'probe.md'}")
-
-
-def _processor() -> str:
-    """As the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
