@@ -126,6 +126,11 @@ def classes_of(n_way: int, task_way: Tensor | None, labels: Tensor) -> Tensor:
     return torch.arange(n_way, device=labels.device) < (n_way if task_way is None else task_way.unsqueeze(-1))
 
 
+def one_hot(labels: Tensor, n_way: int) -> Tensor:
+    """Booleans (..., n_way). Not nn.functional.one_hot, which looks at the labels and so cannot be mapped or compiled."""
+    return labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)
+
+
 def find_n_way(labels: Tensor, n_way: int | None, sample_weight: Tensor | None = None) -> int:
     """The number of classes, by default the largest label of present samples + 1."""
     if n_way is not None:

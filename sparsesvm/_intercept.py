@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsesvm import _checks, _ops, _sparse, functional
+from sparsesvm import _checks, _lambda1_max, _ops, _sparse, functional
 from sparsesvm.results import Solution
 
 _LENGTHS = 1e4  # c / s
@@ -99,7 +99,7 @@ def lambda1_max(
         weight = torch.ones_like(labels, dtype=torch.float64) if sample_weight is None else sample_weight.double()
         most, _ = _checks.split_n_way(n_way, features)
         assert most is not None
-        is_class = functional.one_hot(labels, most).double() * weight.unsqueeze(-1)
+        is_class = _checks.one_hot(labels, most).double() * weight.unsqueeze(-1)
         classes = torch.arange(most, device=labels.device).expand(*labels.shape[:-1], most)
         column = column_size(features, sample_weight).double()[..., None, None].expand(*classes.shape, 1)
         uniform = (1 - torch.eye(most, dtype=torch.float64, device=labels.device)) / max(most - 1, 1)
@@ -121,7 +121,7 @@ def lambda1_max(
                 on_failure="ignore",
             ).dual
             residual = is_class @ (torch.eye(most, dtype=torch.float64, device=labels.device) - dual)
-            bound = functional._largest_group_norm(residual.to(features.dtype), features, group_size, group_weight)
+            bound = _lambda1_max.largest_group_norm(residual.to(features.dtype), features, group_size, group_weight)
         assert isinstance(bound, Tensor)
         return bound * (1 + 1e-6)
 

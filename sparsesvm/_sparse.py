@@ -107,5 +107,5 @@ def present(features: Tensor, sample_weight: Tensor) -> Tensor:
 
 
 def correlation(features: Tensor, residual: Tensor) -> Tensor:
-    """residual' F (n_way, n_features)."""
-    return (features.mT @ residual).mT
+    """residual' F (n_way, n_features), in the type of the residual (n_samples, n_way)."""
+    return (features.to(residual.dtype).mT @ residual).mT
