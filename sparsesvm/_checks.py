@@ -218,6 +218,19 @@ def check_weights(weights: Tensor, features: Tensor, n_way: int) -> None:
         )
 
 
+def check_absent(name: str, values: Tensor, n_way: int, task_way: Tensor | None) -> None:
+    """Values (..., n_way, size) are zero where a task lacks the class."""
+    if task_way is None:
+        return
+    beyond = ~classes_of(n_way, task_way, values) & (values != 0).any(-1)
+    if bool(beyond.any()):
+        where = beyond.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name} must be zero for classes that a task lacks; got others for class {where[-1]} of task {where[:-1]}, "
+            f"which has n_way={int(task_way[tuple(where[:-1])])}"
+        )
+
+
 def check_penalty(name: str, value: float | Tensor, features: Tensor, *, positive: bool = False) -> None:
     """A number or a tensor that broadcasts to the tasks; the range of a tensor is checked by `check_penalty_range`."""
     if isinstance(value, Tensor):

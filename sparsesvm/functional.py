@@ -227,7 +227,7 @@ def duality_gap(
     dual: Tensor | None = None,
     lambda1: float | Tensor,
     lambda2: float | Tensor,
-    n_way: int | None = None,
+    n_way: int | Tensor | None = None,
     sample_weight: Tensor | None = None,
     group_size: int = 1,
     group_weight: Tensor | None = None,
@@ -241,8 +241,8 @@ def duality_gap(
         weights: (..., n_way, n_features), the solution to certify. Given alone, `solve` finds a dual to compare with.
         dual: (..., n_support, n_way), a probability vector per sample, up to rounding. Given alone, it certifies the
             weights that belong to it by the link W = block soft-thresholding of (c (Y - Lambda))^T F, without cancellation.
-        features, labels, lambda1, lambda2, n_way, sample_weight, group_size, group_weight, dual_reg: as in `solve`, but n_way
-            is a number.
+        features, labels, lambda1, lambda2, n_way, sample_weight, group_size, group_weight, dual_reg: as in `solve`.
+            Of weights and dual, what belongs to absent classes is zero.
 
     Raises:
         TypeError, ValueError: as in `solve`, and when neither weights nor dual is given.
@@ -261,9 +261,10 @@ def duality_gap(
     _checks.check_penalty("lambda2", lambda2, features, positive=True)
     if sample_weight is not None:
         _checks.check_sample_weight(sample_weight, features)
+    n_way, task_way = _checks.split_n_way(n_way, features)
     n_way = _checks.find_n_way(labels, n_way, sample_weight)
     labels = _checks.class_numbers(labels, sample_weight)
-    _checks.check_label_range(labels, n_way)
+    _checks.check_label_range(labels, n_way, task_way)
     group_size = _checks.check_group_size(features, group_size)
     _checks.check_group_weight(group_weight, features, group_size)
     for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
@@ -277,7 +278,7 @@ def duality_gap(
     problem: dict[str, Any] = {
         "lambda1": lambda1,
         "lambda2": lambda2,
-        "n_way": n_way,
+        "n_way": n_way if task_way is None else task_way,
         "sample_weight": sample_weight,
         "group_size": group_size,
         "group_weight": group_weight,
@@ -288,10 +289,12 @@ def duality_gap(
     if weights is not None:
         _checks.check_weights(weights, features, n_way)
         _checks.check_finite("weights", weights)
+        _checks.check_absent("weights", weights, n_way, task_way)
     if dual is None:
         dual = solve(features.detach(), labels, **problem, on_failure="ignore").dual
     _checks.check_dual(dual, features, n_way, "dual")
     _checks.check_simplex(dual)
+    _checks.check_absent("dual", dual.mT, n_way, task_way)
     # What rounding took from the simplex would count as a gap of either sign.
     dual = dual.double().clamp(min=0)
     dual = dual / dual.sum(-1, keepdim=True)
