@@ -213,7 +213,7 @@ def test_groups_that_are_none(groups, message):
 
 
 def test_class_weight_and_intercept_with_95_samples_to_5():
-    scores = {"none": [], "intercept": [], "balanced": []}
+    scores = {"none": [], "intercept": [], "balanced": [], "balanced, strong ridge": []}
     for seed in range(4):
         rng = np.random.default_rng(seed)
         y, target = np.arange(100) >= 95, np.arange(400) >= 200
@@ -223,12 +223,16 @@ def test_class_weight_and_intercept_with_95_samples_to_5():
             "none": SparseSVMClassifier(fit_intercept=False, **options).fit(X - X.mean(0), y),
             "intercept": SparseSVMClassifier(**options).fit(X - X.mean(0), y),
             "balanced": SparseSVMClassifier(class_weight="balanced", **options).fit(X - X.mean(0), y),
+            "balanced, strong ridge": SparseSVMClassifier(class_weight="balanced", lambda1=0.0, lambda2=10.0).fit(
+                X - X.mean(0), y
+            ),
         }.items():
             scores[name].append(balanced_accuracy_score(target, estimator.predict(Q - X.mean(0))))
     means = {name: np.mean(values) for name, values in scores.items()}
     assert means["none"] < 0.85
     assert means["intercept"] > 0.88
     assert means["balanced"] > 0.92
+    assert means["balanced, strong ridge"] > 0.97  # as class means, of 0.99 possible: all features tell as much
 
 
 def test_a_warm_start_goes_on_from_the_last_solution(data):

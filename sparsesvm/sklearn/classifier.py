@@ -253,6 +253,8 @@ class SparseSVMClassifier(BaseSparseSVM):
     fit_intercept : bool, default True
         Without it nothing is subtracted from the features.
     class_weight : dict, "balanced" or None, default None
+        Factors of the sample weights. "balanced" gives all classes the same total, which fits for balanced accuracy: take it where
+        a rare class matters as much as a frequent one. A class of few samples asks for a larger lambda2 as well.
     tol : float, default 1e-6
         A fit has converged when its duality gap is at most tol times the sum of sample weights.
     max_iter : int, default 100
