@@ -64,7 +64,8 @@ def path(
     **options: Any,
 ) -> tuple[Solution, Tensor | None]:
     """Solutions along penalties (n_lambdas, ...), each started from the one before, of tasks that share features (n, m) and
-    labels (n,), with sample weights (..., n). Of features in compressed sparse rows one task. No gradients."""
+    labels (n,), with sample weights (..., n) and group weights (groups,) or (..., groups) in float64. Of features in compressed
+    sparse rows one task. No gradients."""
     with torch.no_grad():
         m, size = features.shape[-1], column_size(features, None)
         if intercept:
@@ -73,7 +74,8 @@ def path(
             features, labels = features.expand(*sample_weight.shape, -1), labels.expand(sample_weight.shape)
         arguments = functional.make_options(features, group_size=group_size, **options)
         ridge = _ops.per_task(lambda2, features)
-        group_weight = _checks.check_group_weight(group_weight, features, group_size)
+        if group_weight is not None:
+            group_weight = group_weight.expand(*features.shape[:-2], -1)
         along = functional.along(features, labels, sample_weight.double(), penalties, ridge, arguments, group_weight)
         found = functional.stack(along)
         return split(found, m, size) if intercept else (found, None)
@@ -143,7 +145,7 @@ def column_size(features: Tensor, sample_weight: Tensor | None) -> Tensor:
 
 def append_weight(group_weight: Tensor | None) -> Tensor | None:
     """With that of the intercept, whose penalty is to be negligible beside all others."""
-    return None if group_weight is None else torch.cat([group_weight, group_weight.amin(-1, keepdim=True)])
+    return None if group_weight is None else torch.cat([group_weight, group_weight.amin(-1, keepdim=True)], -1)
 
 
 def append(features: Tensor, size: Tensor, group_size: int) -> Tensor:
