@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.resources
 import importlib.util
 import os
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,20 @@ def test_wheels_are_built_for_the_versions_that_are_supported():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert workflow["jobs"]["wheels"]["strategy"]["matrix"]["python"] == [f"cp3{version}" for version in versions]
     assert f"torch=={project['project']['dependencies'][0].removeprefix('torch>=')}." in str(workflow["jobs"]["oldest"])
+
+
+def test_modules_import_one_way():
+    def module(path):
+        return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+    paths = {module(path): path for path in (ROOT / "sparsesvm").rglob("*.py")}
+    imports = {}
+    for name, path in paths.items():
+        lines = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom) and node.module in paths]
+        found = {f"{line.module}.{alias.name}" for line in lines for alias in line.names}
+        imports[name] = {each if each in paths else each.rpartition(".")[0] for each in found} - {name, "sparsesvm"}
+    order = list(TopologicalSorter(imports).static_order())  # raises on a cycle
+    assert order.index("sparsesvm._checks") < order.index("sparsesvm._lambda1_max") < order.index("sparsesvm.functional")
 
 
 def test_estimators_stand_on_the_solvers_alone():

@@ -32,13 +32,17 @@ def data():
     return make_classification(120, 30, n_informative=6, n_redundant=0, n_classes=3, random_state=0)
 
 
-@pytest.mark.parametrize("name", ["SparseSVMClassifier", "SparseRegression"])
-def test_every_check_of_scikit_learn_passes_and_none_is_skipped(name):
+@pytest.mark.parametrize(
+    "estimator",
+    ["SparseSVMClassifier()", "SparseRegression()", "SparseSVMClassifier(group_weight='adaptive', refit=True)"]
+    + [f"SparseSVMClassifierCV(lambda1_ratios=4, cv=3, refit={refit})" for refit in (False, True)],
+)
+def test_every_check_of_scikit_learn_passes_and_none_is_skipped(estimator):
     # Whether SciPy reads its arrays' namespaces is settled when it is imported.
     program = f"""
 from sklearn.utils.estimator_checks import check_estimator
-from sparsesvm.sklearn import {name}
-results = check_estimator({name}(), on_skip=None, on_fail="raise")
+from sparsesvm.sklearn import SparseRegression, SparseSVMClassifier, SparseSVMClassifierCV
+results = check_estimator({estimator}, on_skip=None, on_fail="raise")
 print(len(results), {{result["status"] for result in results}})
 """
     environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
@@ -184,9 +188,9 @@ def test_weights_of_groups(data, fit, fit_intercept):
     )
 
 
-@pytest.mark.parametrize("group_weight", [[1.0], [1.0, 2.0, 0.0], [1.0, np.nan, 1.0], 2.0])
+@pytest.mark.parametrize("group_weight", [[1.0], [1.0, 2.0, 0.0], [1.0, np.nan, 1.0], 2.0, "adapted"])
 def test_weights_of_groups_that_are_none(data, group_weight):
-    with pytest.raises(ValueError, match="group_weight must hold a positive number for each of the 3 groups"):
+    with pytest.raises(ValueError, match=r"group_weight must .* hold a positive number for each of the 3 groups"):
         SparseSVMClassifier(groups=[10, 15, 5], group_weight=group_weight).fit(*data)
 
 
@@ -212,8 +216,36 @@ def test_groups_that_are_none(groups, message):
         place_groups(groups, 30)
 
 
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+@pytest.mark.parametrize("options", [{}, {"groups": 5, "refit": True}, {"fit_intercept": False, "smoothing": 0.0}])
+def test_adaptive_weights_are_those_of_a_dense_fit(data, kind, options):
+    X, y = data
+    X[:, 7] = 0.0
+    X, options = kind(X), {"lambda2": 0.1, "tol": 1e-9, **options}
+    found = SparseSVMClassifier(group_weight="adaptive", lambda1_ratio=0.2, **options).fit(X, y)
+    dense = SparseSVMClassifier(lambda1=0.0, **options).fit(X, y).coef_
+    norm = np.sqrt((dense**2).sum(0).reshape(-1, options.get("groups", 1)).sum(1))
+    given = np.minimum(norm.max() / np.maximum(norm, 1e-300), 1e6)
+    expected = SparseSVMClassifier(group_weight=given, lambda1_ratio=0.2, **options).fit(X, y)
+    assert 0 < len(found.support_) < 30
+    np.testing.assert_array_equal(found.support_, expected.support_)
+    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-4, atol=1e-8)
+    path = found.path(X, y, n_lambdas=3, min_ratio=0.04)
+    np.testing.assert_allclose(path.coef[1], found.coef_, rtol=0, atol=1e-4)
+
+
+def test_units_matter_little_to_adaptive_weights(data):
+    X, y = data
+    options = {"group_weight": "adaptive", "lambda1_ratio": 0.1}
+    expected = SparseSVMClassifier(lambda2=1e-3, **options).fit(X, y)
+    units = 10.0 ** np.linspace(-1, 1, 30)
+    fitted = SparseSVMClassifier(**options, lambda2=1e-5).fit(X * units, y)
+    np.testing.assert_array_equal(fitted.support_, expected.support_)
+    assert len(set(fitted.support_) ^ set(SparseSVMClassifier(lambda1_ratio=0.1).fit(X * units, y).support_)) > 3
+
+
 def test_class_weight_and_intercept_with_95_samples_to_5():
-    scores = {"none": [], "intercept": [], "balanced": []}
+    scores = {"none": [], "intercept": [], "balanced": [], "balanced, strong ridge": []}
     for seed in range(4):
         rng = np.random.default_rng(seed)
         y, target = np.arange(100) >= 95, np.arange(400) >= 200
@@ -223,12 +255,16 @@ def test_class_weight_and_intercept_with_95_samples_to_5():
             "none": SparseSVMClassifier(fit_intercept=False, **options).fit(X - X.mean(0), y),
             "intercept": SparseSVMClassifier(**options).fit(X - X.mean(0), y),
             "balanced": SparseSVMClassifier(class_weight="balanced", **options).fit(X - X.mean(0), y),
+            "balanced, strong ridge": SparseSVMClassifier(class_weight="balanced", lambda1=0.0, lambda2=10.0).fit(
+                X - X.mean(0), y
+            ),
         }.items():
             scores[name].append(balanced_accuracy_score(target, estimator.predict(Q - X.mean(0))))
     means = {name: np.mean(values) for name, values in scores.items()}
     assert means["none"] < 0.85
     assert means["intercept"] > 0.88
     assert means["balanced"] > 0.92
+    assert means["balanced, strong ridge"] > 0.97  # as class means, of 0.99 possible: all features tell as much
 
 
 def test_a_warm_start_goes_on_from_the_last_solution(data):

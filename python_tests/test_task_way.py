@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import sparsesvm
 from benchmarks.problems import adversarial, episode
-from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead, StatusCode
+from sparsesvm import PrototypeHead, RidgeHead, SparseSVMHead, StatusCode, reference
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 WAYS = [5, 3, 1, 2]
@@ -116,6 +116,43 @@ def test_shares_of_it_and_paths(rng):
         assert not path.solution.weights[:, task, way:].any()
 
 
+@pytest.mark.parametrize("dual_reg", [0.0, 0.3])
+@pytest.mark.parametrize("given", ["weights", "dual", "both"])
+def test_certificates_are_those_of_the_task_alone(rng, dual_reg, given):
+    features, labels, n_way = tasks(rng)
+    options = {"lambda1": 0.1, "lambda2": 0.3, "dual_reg": dual_reg}
+    found = sparsesvm.solve(features, labels, n_way=n_way, **options)
+    uniform = (torch.arange(5) < n_way[:, None]) / n_way[:, None].double()
+    solution = {"weights": 0.9 * found.weights, "dual": 0.9 * found.dual + 0.1 * uniform[:, None]}
+    solution = solution if given == "both" else {given: solution[given]}
+    gap = sparsesvm.duality_gap(features, labels, n_way=n_way, **solution, **options)
+    for task, way in enumerate(WAYS):
+        own = {name: value[task, :way] if name == "weights" else value[task, :, :way] for name, value in solution.items()}
+        alone = sparsesvm.duality_gap(features[task], labels[task], n_way=way, **own, **options)
+        torch.testing.assert_close(gap[task], alone, rtol=1e-12, atol=1e-12)
+    exact = sparsesvm.duality_gap(features, labels, found.weights, dual=found.dual, n_way=n_way, **options)
+    assert (exact <= 1.01e-6 * 12).all()
+
+
+@pytest.mark.parametrize("dual_reg", [0.0, 0.3])
+def test_the_reference_solves_them_too(rng, dual_reg):
+    features, labels, n_way = tasks(rng)
+    options = {"lambda1": 0.1, "lambda2": 0.3, "dual_reg": dual_reg, "n_way": n_way}
+    problem = reference.make_problem(features, labels, **options)
+    found = sparsesvm.solve(features, labels, tol=1e-10, **options)
+    torch.testing.assert_close(reference.solve(problem, tol=1e-10).weights, found.weights, rtol=0, atol=1e-4)
+
+
+def test_certificates_of_what_a_task_lacks(rng):
+    features, labels, n_way = tasks(rng)
+    options = {"lambda1": 0.1, "lambda2": 0.3, "n_way": n_way}
+    message = r"must be zero for classes that a task lacks; got others for class 3 of task \[1\], which has n_way=3"
+    with pytest.raises(ValueError, match=f"weights {message}"):
+        sparsesvm.duality_gap(features, labels, torch.ones(4, 5, 20, dtype=torch.float64), **options)
+    with pytest.raises(ValueError, match=f"dual {message}"):
+        sparsesvm.duality_gap(features, labels, dual=torch.full((4, 12, 5), 0.2), **options)
+
+
 HEADS = {
     "svm": lambda: SparseSVMHead(0.2),
     "refit": lambda: SparseSVMHead(0.2, refit=True),
@@ -189,6 +226,7 @@ def test_errors(rng, n_way, error, message):
         lambda: sparsesvm.solve(features, labels, lambda1_ratio=0.1, **options),
         lambda: sparsesvm.lambda1_max(features, labels, **options),
         lambda: sparsesvm.regularization_path(features, labels, **options),
+        lambda: sparsesvm.duality_gap(features, labels, torch.zeros(4, 5, 20), lambda1=0.1, **options),
         lambda: SparseSVMHead()(features, features, labels, n_way),
     ):
         with pytest.raises(error, match=message):

@@ -126,6 +126,11 @@ def classes_of(n_way: int, task_way: Tensor | None, labels: Tensor) -> Tensor:
     return torch.arange(n_way, device=labels.device) < (n_way if task_way is None else task_way.unsqueeze(-1))
 
 
+def one_hot(labels: Tensor, n_way: int) -> Tensor:
+    """Booleans (..., n_way). Not nn.functional.one_hot, which looks at the labels and so cannot be mapped or compiled."""
+    return labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)
+
+
 def find_n_way(labels: Tensor, n_way: int | None, sample_weight: Tensor | None = None) -> int:
     """The number of classes, by default the largest label of present samples + 1."""
     if n_way is not None:
@@ -210,6 +215,19 @@ def check_weights(weights: Tensor, features: Tensor, n_way: int) -> None:
         raise ValueError(
             f"weights must have shape {expected} to match features {_shape(features)} and n_way={n_way}; "
             f"got {_shape(weights)}. A dual solution is passed as dual=."
+        )
+
+
+def check_absent(name: str, values: Tensor, n_way: int, task_way: Tensor | None) -> None:
+    """Values (..., n_way, size) are zero where a task lacks the class."""
+    if task_way is None:
+        return
+    beyond = ~classes_of(n_way, task_way, values) & (values != 0).any(-1)
+    if bool(beyond.any()):
+        where = beyond.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name} must be zero for classes that a task lacks; got others for class {where[-1]} of task {where[:-1]}, "
+            f"which has n_way={int(task_way[tuple(where[:-1])])}"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsesvm import _checks, _ops, _sparse, functional
+from sparsesvm import _checks, _lambda1_max, _ops, _sparse, functional
 from sparsesvm.results import Solution
 
 _LENGTHS = 1e4  # c / s
@@ -64,7 +64,8 @@ def path(
     **options: Any,
 ) -> tuple[Solution, Tensor | None]:
     """Solutions along penalties (n_lambdas, ...), each started from the one before, of tasks that share features (n, m) and
-    labels (n,), with sample weights (..., n). Of features in compressed sparse rows one task. No gradients."""
+    labels (n,), with sample weights (..., n) and group weights (groups,) or (..., groups) in float64. Of features in compressed
+    sparse rows one task. No gradients."""
     with torch.no_grad():
         m, size = features.shape[-1], column_size(features, None)
         if intercept:
@@ -73,7 +74,8 @@ def path(
             features, labels = features.expand(*sample_weight.shape, -1), labels.expand(sample_weight.shape)
         arguments = functional.make_options(features, group_size=group_size, **options)
         ridge = _ops.per_task(lambda2, features)
-        group_weight = _checks.check_group_weight(group_weight, features, group_size)
+        if group_weight is not None:
+            group_weight = group_weight.expand(*features.shape[:-2], -1)
         along = functional.along(features, labels, sample_weight.double(), penalties, ridge, arguments, group_weight)
         found = functional.stack(along)
         return split(found, m, size) if intercept else (found, None)
@@ -99,7 +101,7 @@ def lambda1_max(
         weight = torch.ones_like(labels, dtype=torch.float64) if sample_weight is None else sample_weight.double()
         most, _ = _checks.split_n_way(n_way, features)
         assert most is not None
-        is_class = functional.one_hot(labels, most).double() * weight.unsqueeze(-1)
+        is_class = _checks.one_hot(labels, most).double() * weight.unsqueeze(-1)
         classes = torch.arange(most, device=labels.device).expand(*labels.shape[:-1], most)
         column = column_size(features, sample_weight).double()[..., None, None].expand(*classes.shape, 1)
         uniform = (1 - torch.eye(most, dtype=torch.float64, device=labels.device)) / max(most - 1, 1)
@@ -121,7 +123,7 @@ def lambda1_max(
                 on_failure="ignore",
             ).dual
             residual = is_class @ (torch.eye(most, dtype=torch.float64, device=labels.device) - dual)
-            bound = functional._largest_group_norm(residual.to(features.dtype), features, group_size, group_weight)
+            bound = _lambda1_max.largest_group_norm(residual.to(features.dtype), features, group_size, group_weight)
         assert isinstance(bound, Tensor)
         return bound * (1 + 1e-6)
 
@@ -143,7 +145,7 @@ def column_size(features: Tensor, sample_weight: Tensor | None) -> Tensor:
 
 def append_weight(group_weight: Tensor | None) -> Tensor | None:
     """With that of the intercept, whose penalty is to be negligible beside all others."""
-    return None if group_weight is None else torch.cat([group_weight, group_weight.amin(-1, keepdim=True)])
+    return None if group_weight is None else torch.cat([group_weight, group_weight.amin(-1, keepdim=True)], -1)
 
 
 def append(features: Tensor, size: Tensor, group_size: int) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sparsesvm import _checks, functional
+from sparsesvm import _checks
 from sparsesvm.fewshot import NEVER, FewShotHead, Normalize, log_parameter
 
 
@@ -77,7 +77,7 @@ class PrototypeHead(FewShotHead):
     def _fit_linear(
         self, features: Tensor, labels: Tensor, n_way: int, sample_weight: Tensor | None, task_way: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        members = functional.one_hot(labels, n_way).to(features.dtype)
+        members = _checks.one_hot(labels, n_way).to(features.dtype)
         if sample_weight is not None:
             members = members * sample_weight.unsqueeze(-1)
         total = members.sum(-2)
@@ -99,7 +99,7 @@ def ridge_weights(
     """`RidgeHead`'s weights (..., n_way, n_features); `lambda2` is a number or (..., 1, 1), which the caller's user knows as
     `name`."""
     exact = features.double()  # in which small penalties and large features keep their digits
-    targets = functional.one_hot(labels, n_way).double()
+    targets = _checks.one_hot(labels, n_way).double()
     if task_way is None:
         targets = targets - 1 / n_way
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsesvm import _autograd, _checks, _ops, _sparse, reference
+from sparsesvm import _autograd, _checks, _lambda1_max, _ops, _sparse, reference
 from sparsesvm._backends import USABLE_DEVICES
 from sparsesvm.results import NoFeaturesWarning, RegularizationPath, Solution
 
@@ -124,8 +124,8 @@ def solve(
     if lambda1_ratio is not None:
         _checks.check_ratio(lambda1_ratio, features)
         structure = (options.group_size, group_weight)
-        bound = _lambda1_bound(features.detach(), labels, n_way, task_way, sample_weight, *structure)
-        lambda1 = lambda1_ratio * bound * _smoothing_share(n_way, task_way, lambda2, options.dual_reg)
+        bound = _lambda1_max.cheap(features.detach(), labels, n_way, task_way, sample_weight, *structure)
+        lambda1 = lambda1_ratio * bound * _lambda1_max.smoothing_share(n_way, task_way, lambda2, options.dual_reg)
     else:
         assert lambda1 is not None
         _checks.check_penalty("lambda1", lambda1, features)
@@ -210,10 +210,11 @@ def lambda1_max(
     if features.element_size() < 4:
         features = features.float()
     if exact and not dual_reg:
-        bound = _exact_lambda1_max(features.detach(), labels, n_way, task_way, sample_weight, group_size, group_weight)
+        weight = _weight(labels, sample_weight)
+        bound = _lambda1_max.exact(features.detach(), labels, n_way, task_way, weight, group_size, group_weight)
     else:
-        bound = _lambda1_bound(features, labels, n_way, task_way, sample_weight, group_size, group_weight)
-        bound = bound * _smoothing_share(n_way, task_way, lambda2, dual_reg)
+        bound = _lambda1_max.cheap(features, labels, n_way, task_way, sample_weight, group_size, group_weight)
+        bound = bound * _lambda1_max.smoothing_share(n_way, task_way, lambda2, dual_reg)
     # A bound keeps its side when it is rounded up.
     return (bound * (1 + 1e-7)).float() if features.dtype == torch.float32 else bound
 
@@ -226,7 +227,7 @@ def duality_gap(
     dual: Tensor | None = None,
     lambda1: float | Tensor,
     lambda2: float | Tensor,
-    n_way: int | None = None,
+    n_way: int | Tensor | None = None,
     sample_weight: Tensor | None = None,
     group_size: int = 1,
     group_weight: Tensor | None = None,
@@ -240,8 +241,8 @@ def duality_gap(
         weights: (..., n_way, n_features), the solution to certify. Given alone, `solve` finds a dual to compare with.
         dual: (..., n_support, n_way), a probability vector per sample, up to rounding. Given alone, it certifies the
             weights that belong to it by the link W = block soft-thresholding of (c (Y - Lambda))^T F, without cancellation.
-        features, labels, lambda1, lambda2, n_way, sample_weight, group_size, group_weight, dual_reg: as in `solve`, but n_way
-            is a number.
+        features, labels, lambda1, lambda2, n_way, sample_weight, group_size, group_weight, dual_reg: as in `solve`.
+            Of weights and dual, what belongs to absent classes is zero.
 
     Raises:
         TypeError, ValueError: as in `solve`, and when neither weights nor dual is given.
@@ -260,9 +261,10 @@ def duality_gap(
     _checks.check_penalty("lambda2", lambda2, features, positive=True)
     if sample_weight is not None:
         _checks.check_sample_weight(sample_weight, features)
+    n_way, task_way = _checks.split_n_way(n_way, features)
     n_way = _checks.find_n_way(labels, n_way, sample_weight)
     labels = _checks.class_numbers(labels, sample_weight)
-    _checks.check_label_range(labels, n_way)
+    _checks.check_label_range(labels, n_way, task_way)
     group_size = _checks.check_group_size(features, group_size)
     _checks.check_group_weight(group_weight, features, group_size)
     for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
@@ -276,7 +278,7 @@ def duality_gap(
     problem: dict[str, Any] = {
         "lambda1": lambda1,
         "lambda2": lambda2,
-        "n_way": n_way,
+        "n_way": n_way if task_way is None else task_way,
         "sample_weight": sample_weight,
         "group_size": group_size,
         "group_weight": group_weight,
@@ -287,10 +289,12 @@ def duality_gap(
     if weights is not None:
         _checks.check_weights(weights, features, n_way)
         _checks.check_finite("weights", weights)
+        _checks.check_absent("weights", weights, n_way, task_way)
     if dual is None:
         dual = solve(features.detach(), labels, **problem, on_failure="ignore").dual
     _checks.check_dual(dual, features, n_way, "dual")
     _checks.check_simplex(dual)
+    _checks.check_absent("dual", dual.mT, n_way, task_way)
     # What rounding took from the simplex would count as a gap of either sign.
     dual = dual.double().clamp(min=0)
     dual = dual / dual.sum(-1, keepdim=True)
@@ -353,7 +357,7 @@ def regularization_path(
     with torch.no_grad():
         problem: dict[str, Any] = {"sample_weight": sample_weight, "group_size": group_size, "group_weight": group_weight}
         bound = lambda1_max(features, labels, n_way=n_way if task_way is None else task_way, **problem).double()
-        bound = bound * _smoothing_share(n_way, task_way, lambda2, options.dual_reg)
+        bound = bound * _lambda1_max.smoothing_share(n_way, task_way, lambda2, options.dual_reg)
         group_weight = _checks.check_group_weight(group_weight, features, options.group_size)
         ratios = torch.logspace(0, math.log10(min_ratio), n_lambdas, dtype=torch.float64, device=bound.device)
         penalties = ratios.reshape(-1, *(1,) * bound.dim()) * bound
@@ -413,15 +417,6 @@ def make_options(
     )
 
 
-def _present(features: Tensor, sample_weight: Tensor) -> Tensor:
-    """Samples of weight zero are zero, whatever they hold."""
-    if _checks.are_positive(sample_weight):
-        return features
-    if _sparse.is_sparse(features):
-        return _sparse.present(features, sample_weight)
-    return features.where(sample_weight.unsqueeze(-1) > 0, 0.0)
-
-
 def _weight(labels: Tensor, sample_weight: Tensor | None) -> Tensor:
     return torch.ones_like(labels, dtype=torch.float64) if sample_weight is None else sample_weight.double()
 
@@ -441,127 +436,3 @@ _NO_FEATURES = (
     "no task has a feature left at this ratio to lambda1_max, which is a bound: it may be several times the smallest penalty "
     "without weights. Give a smaller ratio, or lambda1 as a share of lambda1_max(..., exact=True)."
 )
-
-
-def one_hot(labels: Tensor, n_way: int) -> Tensor:
-    """Booleans (..., n_way). Not nn.functional.one_hot, which looks at the labels and so cannot be mapped or compiled."""
-    return labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)
-
-
-def _lambda1_bound(
-    features: Tensor,
-    labels: Tensor,
-    n_way: int,
-    task_way: Tensor | None,
-    sample_weight: Tensor | None,
-    group_size: int,
-    group_weight: Tensor | None,
-) -> Tensor:
-    """The cheap bound (...,) in float64, of features in float32 or float64."""
-    is_class = one_hot(labels, n_way)
-    # Y - Lambda for Lambda uniform over the wrong classes.
-    if task_way is None:
-        wrong = -1 / (n_way - 1) if n_way > 1 else 0.0
-        residual = torch.full(is_class.shape, wrong, dtype=features.dtype, device=features.device)
-        residual = residual.masked_fill(is_class, float(n_way > 1))
-    else:
-        others = (task_way - 1).clamp(min=1).to(features.dtype)[..., None, None]
-        residual = torch.where(is_class, (task_way > 1).to(features.dtype)[..., None, None], -1 / others)
-        residual = residual * _checks.classes_of(n_way, task_way, labels).unsqueeze(-2)
-    if not _checks.check_label_range(labels, n_way, task_way):
-        residual = residual.where(is_class.any(-1, keepdim=True), math.nan)
-    if sample_weight is not None:
-        sample_weight = sample_weight.to(features.dtype)
-        _checks.check_penalty_range("sample_weight", sample_weight)
-        features = _present(features, sample_weight)
-        residual = residual * sample_weight.unsqueeze(-1)
-    bound = _largest_group_norm(residual, features, group_size, group_weight)
-    _checks.check_finite("features", bound)
-    return bound
-
-
-def _smoothing_share(n_way: int, task_way: Tensor | None, lambda2: float | Tensor | None, dual_reg: float) -> float | Tensor:
-    """By which `dual_reg` shrinks the bound: the dual of the wrong classes at W = 0, as a share of the uniform 1 / (k - 1)."""
-    if not dual_reg:
-        return 1.0
-    assert lambda2 is not None
-    per_lambda2 = (n_way - 1) / (dual_reg * n_way) if task_way is None else (task_way - 1) / (dual_reg * task_way.double())
-    if isinstance(lambda2, Tensor):
-        _checks.check_penalty_range("lambda2", lambda2, positive=True)
-        lambda2 = lambda2.detach().double()
-    share = lambda2 * per_lambda2
-    return share.clamp(max=1.0) if isinstance(share, Tensor) else min(1.0, share)
-
-
-def _largest_group_norm(residual: Tensor, features: Tensor, group_size: int, group_weight: Tensor | None = None) -> Tensor:
-    """max_G ||(residual^T F)_:G|| / w_G, rounded up by the bound on the rounding error, so that W is exactly zero from there."""
-    with torch.autocast(features.device.type, enabled=False):
-        if _sparse.is_sparse(features):
-            correlation = _sparse.correlation(features, residual)
-        elif features.dtype == residual.dtype:
-            correlation = residual.mT @ features
-        else:  # a copy of some columns at a time
-            correlation = torch.cat([residual.mT @ columns.to(residual.dtype) for columns in features.split(256, -1)], -1)
-    # Squares of large and of small single-precision numbers leave its range.
-    norms = reference.group_norms(correlation.double(), group_size)
-    largest = (norms if group_weight is None else norms / group_weight).amax(-1)
-    return largest * (1 + 4 * features.shape[-2] * torch.finfo(residual.dtype).eps)
-
-
-def _exact_lambda1_max(
-    features: Tensor,
-    labels: Tensor,
-    n_way: int,
-    task_way: Tensor | None,
-    sample_weight: Tensor | None,
-    group_size: int,
-    group_weight: Tensor | None,
-) -> Tensor:
-    """Newton's method on lambda1_max = max_W sum_i c_i min_{l != y_i} (W_{y_i} - W_l) . f_i / sum_G w_G ||W_:G||, (...,)
-    float64.
-
-    The minimum of the objective with lambda2 = 0 is concave in lambda1 and sum_i c_i from lambda1_max on; it bends there, so that
-    few steps suffice. Its weights at any lambda1 bound the ratio from below, its dual without the own classes from above,
-    converged or not.
-    """
-    device = features.device
-    features, labels = features.cpu(), labels.cpu()  # lambda2 = 0 is solved there
-    group_weight, task_way = (None if tensor is None else tensor.cpu() for tensor in (group_weight, task_way))
-    weight = _weight(labels, None if sample_weight is None else sample_weight.cpu())
-    bound = upper = _lambda1_bound(features, labels, n_way, task_way, weight, group_size, group_weight)
-    if n_way == 1:
-        return upper.to(device)
-    features = _present(features, weight)
-    is_class = one_hot(labels, n_way)
-    excluded = is_class | ~_checks.classes_of(n_way, task_way, labels).unsqueeze(-2)  # from what may be wrong
-    options = make_options(features, n_way, group_size, 0.0, 0.01 * _BRACKET, 100, "ignore")
-    lower, ridge = torch.zeros_like(upper), torch.zeros_like(upper)
-    penalty = 0.5 * upper
-    dual = weights = None
-    for step in range(_BRACKET_STEPS):
-        penalty = torch.where(penalty > 0, penalty, 1.0)  # nothing to learn from
-        tensors = (features, labels, weight, penalty, ridge, dual, weights, group_weight, task_way)
-        found = Solution(*_autograd.apply(*tensors, options))
-        dual, weights = found.dual.double(), found.weights
-        scores = decision_function(features, weights).double()
-        margin = scores.where(is_class, 0.0).sum(-1) - scores.masked_fill(excluded, -math.inf).amax(-1)
-        norms = reference.group_norms(weights.double(), group_size)
-        length = (norms if group_weight is None else norms * group_weight).sum(-1)
-        lower = torch.maximum(lower, (weight * margin).sum(-1) / torch.where(length > 0, length, 1.0))
-        # Any distribution over the wrong classes, also where the own one has all.
-        wrong = (dual + _WRONG).masked_fill(excluded, 0.0)
-        residual = weight.unsqueeze(-1) * (is_class.double() - wrong / wrong.sum(-1, keepdim=True).clamp(min=_WRONG))
-        upper = torch.minimum(upper, _largest_group_norm(residual, features, group_size, group_weight))
-        open_ = (upper > (1 + _BRACKET) * lower) & (upper > _NOTHING * bound)
-        if not open_.any():
-            break
-        # Without weights the penalty was too large, at worst by any factor.
-        lowered = torch.where(lower > 0, 0.5 * (lower + upper), (0.5 if step < 3 else 0.1) * upper)
-        penalty = torch.where(open_, torch.where(lower > penalty, lower, lowered), upper)
-    return upper.to(device)
-
-
-_BRACKET_STEPS = 30
-_BRACKET = 1e-4
-_WRONG = 1e-12
-_NOTHING = 1e-9  # of the bound: classes that overlap in every direction

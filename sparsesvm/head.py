@@ -168,7 +168,7 @@ class SparseSVMHead(FewShotHead):
     def _weigh(self, labels: Tensor, n_way: int, sample_weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         if self.class_weight is None:
             return sample_weight
-        is_class = functional.one_hot(labels, n_way).to(dtype)
+        is_class = _checks.one_hot(labels, n_way).to(dtype)
         if sample_weight is not None:
             is_class = is_class * sample_weight.unsqueeze(-1)
         totals = is_class.sum(-2)
@@ -176,7 +176,7 @@ class SparseSVMHead(FewShotHead):
         share = totals * (totals > 0).sum(-1, keepdim=True) / totals.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
         if _are_equal(share):
             return sample_weight
-        weight = (functional.one_hot(labels, n_way) / torch.where(share > 0, share, 1.0).unsqueeze(-2)).sum(-1)
+        weight = (_checks.one_hot(labels, n_way) / torch.where(share > 0, share, 1.0).unsqueeze(-2)).sum(-1)
         # A label of no class keeps its sample, and with it the report of its label.
         weight = torch.where((labels >= 0) & (labels < n_way), weight, 1.0)
         return weight if sample_weight is None else weight * sample_weight

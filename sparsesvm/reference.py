@@ -16,6 +16,7 @@ Source: Lachapelle et al. 2023 (arXiv 2211.14666), the inner problem and its dua
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -25,7 +26,10 @@ from torch import Tensor
 
 
 def project_simplex(x: Tensor) -> Tensor:
-    """Euclidean projection of each row (last axis) on the probability simplex; zeros of the result are exact."""
+    """Euclidean projection of each row (last axis) on the probability simplex; zeros of the result are exact.
+
+    Entries of minus infinity become zero.
+    """
     x = x - x.detach().amax(-1, keepdim=True)
     descending = x.sort(dim=-1, descending=True).values
     counts = torch.arange(1, x.shape[-1] + 1, dtype=x.dtype, device=x.device)
@@ -73,6 +77,7 @@ class Problem:
     group_size: int
     dual_reg: float
     group_weight: Tensor | None = None  # (groups,)
+    absent: Tensor | None = None  # (..., 1, k), the classes that a task lacks
 
     @property
     def smoothing(self) -> Tensor:
@@ -95,11 +100,15 @@ class Problem:
         return -(self.score_residual(weights) * rows).sum(-1) - self.smoothing[..., 0] / 2 * deviation
 
     def best_response(self, weights: Tensor) -> Tensor:
-        """The maximiser of phi_i over the simplex, for each sample."""
+        """The maximiser of phi_i over the simplex of the classes present, for each sample."""
         residual = self.score_residual(weights)
         if self.dual_reg == 0:
-            return torch.nn.functional.one_hot(residual.argmin(-1), residual.shape[-1]).to(residual)
-        return project_simplex(self.one_hot - residual / self.smoothing)
+            return torch.nn.functional.one_hot(self.barred(-residual).argmax(-1), residual.shape[-1]).to(residual)
+        return project_simplex(self.barred(self.one_hot - residual / self.smoothing))
+
+    def barred(self, rows: Tensor) -> Tensor:
+        """Minus infinity at the classes that a task lacks, where a projection on the simplex is then zero."""
+        return rows if self.absent is None else rows.masked_fill(self.absent, -math.inf)
 
     def primal_objective(self, weights: Tensor) -> Tensor:
         """P(W), for each task."""
@@ -148,14 +157,14 @@ def make_problem(
     *,
     lambda1: float | Tensor,
     lambda2: float | Tensor,
-    n_way: int | None = None,
+    n_way: int | Tensor | None = None,
     sample_weight: Tensor | None = None,
     group_size: int = 1,
     dual_reg: float = 0.0,
     group_weight: Tensor | None = None,
 ) -> Problem:
     """Bring the arguments of `sparsesvm.solve` to float64 and to one shape. Samples of weight zero are absent."""
-    n_way = int(labels.max()) + 1 if n_way is None else n_way
+    n_classes = int(labels.max()) + 1 if n_way is None else int(n_way.max()) if isinstance(n_way, Tensor) else n_way
     features = features.double()
     batch = features.shape[:-2]
 
@@ -164,15 +173,19 @@ def make_problem(
 
     weight = features.new_ones(labels.shape) if sample_weight is None else sample_weight.double()
     features = torch.where(weight[..., None] > 0, features, torch.zeros_like(features))
-    one_hot = torch.nn.functional.one_hot(labels, n_way).double()
+    one_hot = torch.nn.functional.one_hot(labels, n_classes).double()
     group_weight = None if group_weight is None else group_weight.double()
-    return Problem(features, one_hot, weight, per_task(lambda1), per_task(lambda2), group_size, dual_reg, group_weight)
+    absent = None
+    if isinstance(n_way, Tensor):
+        absent = (torch.arange(n_classes, device=features.device) >= n_way[..., None])[..., None, :]
+    penalties = (per_task(lambda1), per_task(lambda2))
+    return Problem(features, one_hot, weight, *penalties, group_size, dual_reg, group_weight, absent)
 
 
 def solve(problem: Problem, *, tol: float = 1e-12, max_iter: int = 100_000, init_dual: Tensor | None = None) -> ReferenceSolution:
     """Maximise the dual by accelerated projected gradient until every gap <= tol * sum_i c_i, or for max_iter steps."""
     problem = problem.detach()
-    dual = problem.one_hot if init_dual is None else project_simplex(init_dual.double())
+    dual = problem.one_hot if init_dual is None else project_simplex(problem.barred(init_dual.double()))
     limit = tol * problem.sample_weight.sum(-1)
     check_every = 20
     iterates = _Accelerated(problem, dual)
@@ -218,7 +231,7 @@ class _Accelerated:
 
     def step(self, *, restart_when_uphill: bool) -> None:
         descent = self.step_size * self.problem.dual_gradient(self.extrapolated)
-        new = project_simplex(self.extrapolated - descent)
+        new = project_simplex(self.problem.barred(self.extrapolated - descent))
         momentum = (1 + (1 + 4 * self.momentum.square()).sqrt()) / 2
         weight = (self.momentum - 1) / momentum
         if restart_when_uphill:

@@ -16,7 +16,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from sparsesvm import _checks, _intercept, functional
+from sparsesvm import _checks, _intercept, functional, reference
 from sparsesvm.results import Solution, StatusCode, unconverged
 from sparsesvm.sklearn import _arrays
 
@@ -92,41 +92,60 @@ class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "dual_reg": self.smoothing * self.lambda2_,
         }
 
-    def _group_weight(self, training: Training) -> dict[str, torch.Tensor | None]:
+    def _group_weight(self, training: Training, weight: torch.Tensor) -> torch.Tensor | None:
+        """Of one problem (n_groups,), or of folds with sample weights (n_folds, n_samples)."""
         if self.group_weight is None:
-            return {"group_weight": None}
-        weight = np.asarray(self.group_weight, dtype=np.float64)
+            return None
+        if isinstance(self.group_weight, str) and self.group_weight == "adaptive":
+            if weight.dim() > 1:
+                return torch.stack([self._adaptive(training, fold) for fold in weight])
+            return self._adaptive(training, weight)
         n_groups = training.scaled.features.shape[1] // training.scaled.group_size
-        if weight.shape != (n_groups,) or not ((weight > 0) & (weight < np.inf)).all():
+        try:
+            factors = np.asarray(self.group_weight, dtype=np.float64)
+        except ValueError:
+            factors = np.zeros(0)
+        if factors.shape != (n_groups,) or not ((factors > 0) & (factors < np.inf)).all():
             raise ValueError(
-                f"group_weight must hold a positive number for each of the {n_groups} groups; got {self.group_weight!r}"
+                f'group_weight must be "adaptive" or hold a positive number for each of the {n_groups} groups; '
+                f"got {self.group_weight!r}"
             )
-        return {"group_weight": torch.from_numpy(weight).to(self.device)}
+        return torch.from_numpy(factors).to(self.device)
+
+    def _adaptive(self, training: Training, weight: torch.Tensor) -> torch.Tensor:
+        """The largest norm of a group without group penalty over that of each."""
+        solution, _ = self._solve(training, 0.0, None, weight)
+        norm = reference.group_norms(solution.weights.double(), training.scaled.group_size)
+        return norm.max().clamp(min=_TINY) / norm.clamp(min=float(_WEAKEST * norm.max().clamp(min=_TINY)))
 
     def _limits(self) -> dict[str, Any]:
         return {"tol": self.tol, "max_iter": self.max_iter, "on_failure": "ignore"}
 
-    def _lambda1_max(self, training: Training, weight: torch.Tensor) -> float:
+    def _lambda1_max(self, training: Training, group_weight: torch.Tensor | None, weight: torch.Tensor) -> float:
         find = _intercept.lambda1_max if self.fit_intercept else functional.lambda1_max
-        arguments = {**self._problem(training), **self._group_weight(training), "sample_weight": weight}
+        arguments = {**self._problem(training), "group_weight": group_weight, "sample_weight": weight}
         return float(find(training.scaled.features, training.labels, **arguments))
 
     def _solve(
-        self, training: Training, lambda1: float, init_dual: torch.Tensor | None = None
+        self,
+        training: Training,
+        lambda1: float,
+        group_weight: torch.Tensor | None,
+        weight: torch.Tensor,
+        init_dual: torch.Tensor | None = None,
     ) -> tuple[Solution, torch.Tensor | None]:
-        arguments = {**self._problem(training), **self._limits(), "sample_weight": training.weight, "init_dual": init_dual}
-        bias = None
-        arguments |= self._group_weight(training)
+        arguments = {**self._problem(training), **self._limits(), "sample_weight": weight, "init_dual": init_dual}
+        arguments |= {"lambda1": lambda1, "group_weight": group_weight}
         if self.fit_intercept:
-            solution, bias = _intercept.solve(training.scaled.features, training.labels, lambda1=lambda1, **arguments)
-        else:
-            solution = functional.solve(training.scaled.features, training.labels, lambda1=lambda1, **arguments)
-        return solution, bias
+            return _intercept.solve(training.scaled.features, training.labels, **arguments)
+        return functional.solve(training.scaled.features, training.labels, **arguments), None
 
-    def _path(self, training: Training, penalties: torch.Tensor, weight: torch.Tensor) -> tuple[Solution, torch.Tensor | None]:
-        """Along penalties (n_lambdas, ...) for sample weights (..., n_samples)."""
+    def _path(
+        self, training: Training, penalties: torch.Tensor, group_weight: torch.Tensor | None, weight: torch.Tensor
+    ) -> tuple[Solution, torch.Tensor | None]:
+        """Along penalties (n_lambdas, ...) for group weights (..., n_groups) and sample weights (..., n_samples)."""
         arguments = {**self._problem(training), **self._limits(), "sample_weight": weight, "intercept": self.fit_intercept}
-        arguments |= self._group_weight(training)
+        arguments["group_weight"] = group_weight
         solution, bias = _intercept.path(training.scaled.features, training.labels, penalties, **arguments)
         if not self.refit:
             return solution, bias
@@ -248,11 +267,15 @@ class SparseSVMClassifier(BaseSparseSVM):
     groups : int, list of int, or list of lists of int, default 1
         Size of consecutive groups of features; their sizes; or the numbers of the features of each. Groups of any sizes are
         exact, but each takes the memory of the largest; beyond 16 times that of X, and 1 GB, they are refused.
-    group_weight : array of float > 0 (n_groups,), optional
-        Factors of lambda1, by default ones, such as the roots of the sizes.
+    group_weight : array of float > 0 (n_groups,), "adaptive" or None, default None
+        Factors of lambda1, by default ones, such as the roots of the sizes. "adaptive" takes them from a first fit without group
+        penalty: the largest norm ||W_:G|| there over that of each group, 1e6 at most (the adaptive group lasso, Wang and Leng
+        2008). Groups that help are then shrunk less than others, and units of the features matter little.
     fit_intercept : bool, default True
         Without it nothing is subtracted from the features.
     class_weight : dict, "balanced" or None, default None
+        Factors of the sample weights. "balanced" gives all classes the same total, which fits for balanced accuracy: take it
+        where a rare class matters as much as a frequent one. A class of few samples asks for a larger lambda2 as well.
     tol : float, default 1e-6
         A fit has converged when its duality gap is at most tol times the sum of sample weights.
     max_iter : int, default 100
@@ -292,7 +315,7 @@ class SparseSVMClassifier(BaseSparseSVM):
         refit: bool = False,
         smoothing: float = 1.0,
         groups: _arrays.Groups = 1,
-        group_weight: ArrayLike | None = None,
+        group_weight: ArrayLike | str | None = None,
         fit_intercept: bool = True,
         class_weight: dict[Any, float] | str | None = None,
         tol: float = 1e-6,
@@ -320,13 +343,14 @@ class SparseSVMClassifier(BaseSparseSVM):
         """Fit to X (n_samples, n_features), an array, a data frame or a sparse matrix, and classes y (n_samples,) of any kind."""
         before = getattr(self, "_dual", None) if self.warm_start else None
         training = self._train_on(X, y, sample_weight)
+        group_weight = self._group_weight(training, training.weight)
         lambda1 = self.lambda1
         if lambda1 is None:
             ratio = _checks.check_ratio_number(self.lambda1_ratio)
-            lambda1 = ratio * self._lambda1_max(training, training.weight) if ratio else 0.0
+            lambda1 = ratio * self._lambda1_max(training, group_weight, training.weight) if ratio else 0.0
         if before is not None and before.shape != (len(training.labels), len(self.classes_)):
             before = None
-        solution, bias = self._solve(training, lambda1, before)
+        solution, bias = self._solve(training, lambda1, group_weight, training.weight, before)
         self.lambda1_ = float(lambda1)
         self._dual = solution.dual if self.warm_start else None
         if self.refit and lambda1:
@@ -342,8 +366,9 @@ class SparseSVMClassifier(BaseSparseSVM):
         estimator = type(self)(**self.get_params(deep=False))
         training = estimator._train_on(X, y, sample_weight)
         ratios = ratio_grid(n_lambdas, min_ratio)
-        penalties = ratios * estimator._lambda1_max(training, training.weight)
-        solution, bias = estimator._path(training, torch.from_numpy(penalties).to(self.device), training.weight)
+        group_weight = estimator._group_weight(training, training.weight)
+        penalties = ratios * estimator._lambda1_max(training, group_weight, training.weight)
+        solution, bias = estimator._path(training, torch.from_numpy(penalties).to(self.device), group_weight, training.weight)
         coef, intercept = estimator._coefficients(training, solution.weights, bias)
         return ClassifierPath(ratios, penalties, coef, intercept, solution.gap.cpu().numpy(), solution.n_iter.cpu().numpy())
 
@@ -354,3 +379,7 @@ def ratio_grid(n_lambdas: int, min_ratio: float) -> NDArray[np.float64]:
     if min_ratio > 1:
         raise ValueError(f"min_ratio must lie in (0, 1]; got {min_ratio}")
     return np.logspace(0, math.log10(min_ratio), n_lambdas)
+
+
+_WEAKEST = 1e-6  # of the largest norm, where a group has none
+_TINY = float(np.finfo(np.float64).tiny)

@@ -70,7 +70,7 @@ class SparseSVMClassifierCV(BaseSparseSVM):
         refit: bool = False,
         smoothing: float = 1.0,
         groups: _arrays.Groups = 1,
-        group_weight: ArrayLike | None = None,
+        group_weight: ArrayLike | str | None = None,
         fit_intercept: bool = True,
         class_weight: dict[Any, float] | str | None = None,
         tol: float = 1e-6,
@@ -115,8 +115,9 @@ class SparseSVMClassifierCV(BaseSparseSVM):
         self.lambda1_ratios_, self.coefs_path_, self.intercepts_path_ = ratios, coefs, intercepts
         self.scores_path_ = self._score(X, y, tests, sample_weight)
         self.lambda1_ratio_ = float(ratios[choose(self.scores_path_, self.selection)])
-        self.lambda1_ = self.lambda1_ratio_ * self._lambda1_max(training, training.weight)
-        solution, bias = self._solve(training, self.lambda1_)
+        group_weight = self._group_weight(training, training.weight)
+        self.lambda1_ = self.lambda1_ratio_ * self._lambda1_max(training, group_weight, training.weight)
+        solution, bias = self._solve(training, self.lambda1_, group_weight, training.weight)
         if self.refit:
             solution, bias = self._fit_again(training, solution, bias, training.weight)
         self._keep(training, solution, bias)
@@ -167,12 +168,14 @@ def _fold_paths(
     """Coefficients (n_folds, n_lambdas, ...) and intercepts of folds that hold out the samples `held` (n_folds, n_samples)."""
     weight = training.weight * torch.from_numpy(~held).to(training.weight.device)
     if training.scaled.features.layout != torch.strided and len(held) > 1:  # compressed rows make no batch
-        each = [_fold_paths(estimator, training, ratios, fold[None]) for fold in held]
-        return np.concatenate([coef for coef, _ in each]), np.concatenate([intercept for _, intercept in each])
-    largest = torch.tensor([estimator._lambda1_max(training, fold) for fold in weight], dtype=torch.float64)
-    penalties = torch.from_numpy(ratios.copy())[:, None] * largest
+        alone = [_fold_paths(estimator, training, ratios, fold[None]) for fold in held]
+        return np.concatenate([coef for coef, _ in alone]), np.concatenate([intercept for _, intercept in alone])
+    factors = estimator._group_weight(training, weight)
+    each = [factors] * len(held) if factors is None or factors.dim() == 1 else list(factors)
+    largest = [estimator._lambda1_max(training, own, fold) for own, fold in zip(each, weight, strict=True)]
+    penalties = torch.from_numpy(ratios.copy())[:, None] * torch.tensor(largest, dtype=torch.float64)
     if len(held) == 1:
-        penalties, weight = penalties[:, 0], weight[0]
-    solution, bias = estimator._path(training, penalties.to(weight.device), weight)
+        penalties, factors, weight = penalties[:, 0], each[0], weight[0]
+    solution, bias = estimator._path(training, penalties.to(weight.device), factors, weight)
     coef, intercept = estimator._coefficients(training, solution.weights, bias)
     return (coef[None], intercept[None]) if len(held) == 1 else (coef.swapaxes(0, 1), intercept.swapaxes(0, 1))
