@@ -9,59 +9,44 @@
 namespace sparsesvm {
 namespace {
 
-template <typename T>
-index solve_workspace(const Batch<T>& batch) {
+template <class Worker, typename T>
+index workspace(const Batch<T>& batch) {
   Arena arena(nullptr, 0);
-  DualSolver<Passes, T> solver(batch, arena);
+  const Worker worker(batch, arena);
   return arena.used();
 }
 
-template <typename T>
-void solve(const SolveArguments<T>& arguments, index task, void* workspace, index bytes) {
-  Arena arena(workspace, bytes);
-  DualSolver<Passes, T> solver(sizes_of_task(arguments.batch, task), arena);
+template <class Solver, typename T>
+void solve(const SolveArguments<T>& arguments, index task, void* memory, index bytes) {
+  Arena arena(memory, bytes);
+  Solver solver(sizes_of_task(arguments.batch, task), arena);
   solver.solve(arguments, task);
   fill_absent_classes(arguments.batch, task, arguments.weights, arguments.dual, 0, 1);
 }
 
 template <typename T>
-index sparse_solve_workspace(const Batch<T>& batch) {
-  Arena arena(nullptr, 0);
-  SparseSolver<Passes, T> solver(batch, arena);
-  return arena.used();
-}
-
-template <typename T>
-void sparse_solve(const SolveArguments<T>& arguments, index task, void* workspace, index bytes) {
-  Arena arena(workspace, bytes);
-  SparseSolver<Passes, T> solver(arguments.batch, arena);
-  solver.solve(arguments, task);
-}
-
-template <typename T>
-index diff_workspace(const Batch<T>& batch) {
-  Arena arena(nullptr, 0);
-  ImplicitDiff<Passes, T> diff(batch, arena);
-  return arena.used();
-}
-
-template <typename T>
-void vjp(const VjpArguments<T>& arguments, index task, void* workspace, index bytes) {
-  Arena arena(workspace, bytes);
+void vjp(const VjpArguments<T>& arguments, index task, void* memory, index bytes) {
+  Arena arena(memory, bytes);
   ImplicitDiff<Passes, T> diff(sizes_of_task(arguments.batch, task), arena);
   diff.vjp(arguments, task);
 }
 
 template <typename T>
-void jvp(const JvpArguments<T>& arguments, index task, void* workspace, index bytes) {
-  Arena arena(workspace, bytes);
+void jvp(const JvpArguments<T>& arguments, index task, void* memory, index bytes) {
+  Arena arena(memory, bytes);
   ImplicitDiff<Passes, T> diff(sizes_of_task(arguments.batch, task), arena);
   diff.jvp(arguments, task);
   fill_absent_classes<T>(arguments.batch, task, arguments.tangent_weights, nullptr, 0, 1);
 }
 
 template <typename T>
-constexpr Kernels<T> table{solve_workspace<T>, solve<T>, sparse_solve_workspace<T>, sparse_solve<T>, diff_workspace<T>, vjp<T>, jvp<T>};
+using Dense = DualSolver<Passes, T>;
+template <typename T>
+using Sparse = SparseSolver<Passes, T>;
+
+template <typename T>
+constexpr Kernels<T> table{workspace<Dense<T>, T>, solve<Dense<T>, T>, workspace<Sparse<T>, T>, solve<Sparse<T>, T>,
+                           workspace<ImplicitDiff<Passes, T>, T>, vjp<T>, jvp<T>};
 
 }  // namespace
 
