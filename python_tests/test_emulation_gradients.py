@@ -48,24 +48,25 @@ def gradient_on_cpu(problem, solution, cotangent):
     return derivatives_on_cpu(problem, solution, cotangent, tangents)[0][0]
 
 
-def assert_same_gradient(emulator, problem, rng, accuracy):
-    """Where the sets are identified, each at its own solution with the default tolerance. Returns whether they are."""
+def difference_of_gradients(emulator, problem, rng):
+    """Relative, where the sets are identified, each at its own solution with the default tolerance; None where they are not."""
     found, expected = emulator.solve(problem, identify=True), solve_on_cpu(problem, 1e-6, identify=True)
     assert int(expected.status) == StatusCode.CONVERGED
     if int(found.status) == StatusCode.NOT_IDENTIFIED:
-        return False
+        return None
     assert int(found.status) == StatusCode.CONVERGED
     assert torch.equal(found.active, expected.active)
     (cotangent,) = random_like(rng, found.weights)
     ours, theirs = emulator.vjp(problem, found, cotangent)[0], gradient_on_cpu(problem, expected, cotangent)
-    assert float((ours - theirs).norm()) <= accuracy * float(theirs.norm())
-    return True
+    return float((ours - theirs).double().norm() / theirs.double().norm().clamp(min=1e-300))
 
 
 @pytest.mark.parametrize("dtype", ACCURACY)
 def test_the_sets_are_identified_as_on_the_cpu(emulator, rng, dtype):
     for seed in range(40):
-        assert assert_same_gradient(emulator, random_problem(seed, dtype, (0.0, 0.1, 0.3, 0.5, 0.8)), rng, ACCURACY[dtype])
+        problem = random_problem(seed, dtype, (0.0, 0.1, 0.3, 0.5, 0.8))
+        difference = difference_of_gradients(emulator, problem, rng)
+        assert difference is not None and difference <= ACCURACY[dtype]
 
 
 @pytest.mark.parametrize("dtype", ACCURACY)
@@ -73,7 +74,10 @@ def test_the_sets_of_large_tasks_are_judged(library_of_large_tasks, rng, dtype):
     """After the proximal method alone, where the CPU takes Newton steps on the dual of tasks of this size."""
     emulator = Emulator(library_of_large_tasks, 2, 32)
     problems = [random_problem(seed, dtype, (0.1, 0.3, 0.5)) for seed in range(20)]
-    assert sum(assert_same_gradient(emulator, problem, rng, LARGE_ACCURACY) for problem in problems) >= 19
+    differences = [difference_of_gradients(emulator, problem, rng) for problem in problems]
+    identified = sorted(difference for difference in differences if difference is not None)
+    assert len(identified) >= 19
+    assert identified[-1] <= LARGE_ACCURACY and identified[-2] <= ACCURACY[dtype]
 
 
 def test_without_a_derivative_to_come_the_certificate_ends_a_solve(emulator, rng):
