@@ -111,21 +111,25 @@ def test_a_path_without_ridge(rng):
 @given(
     seed=st.integers(0, 2**32 - 1),
     n_lambdas=st.integers(2, 6),
-    min_ratio=st.sampled_from([0.9, 0.3, 0.02]),
+    min_ratio=st.sampled_from([0.6, 0.3, 0.02]),
     group_size=st.sampled_from([1, 3]),
     single=st.booleans(),
     weighted=st.booleans(),
     dual_reg=st.sampled_from([0.0, 0.5]),
 )
 def test_screening_keeps_what_is_in_use(seed, n_lambdas, min_ratio, group_size, single, weighted, dual_reg):
-    """A task alone is solved on some of the features, in a batch on all. Large steps of the penalty miss some at first."""
+    """A task alone is solved on some of the features, in a batch on all."""
     rng = np.random.default_rng(seed)
     labels = torch.from_numpy(rng.integers(3, size=30))
-    features = rng.normal(size=(30, 150)) + 2 * np.eye(3, 150)[labels]
+    features = 0.1 * rng.normal(size=(30, 150))
+    # What disturbs the three features that tell most tells nothing by itself, until they are in use: the rule misses it.
+    disturbance = rng.exponential(4) * rng.normal(size=(30, 3))
+    features[:, :3] = disturbance + 2 * np.eye(3)[labels]
+    features[:, 3:6] = -disturbance
     features[:, 60:90] = features[:, :30]  # copies
     features = torch.from_numpy(features).to(torch.float32 if single else torch.float64)
     options = {"lambda2": 0.5, "dual_reg": dual_reg, "group_size": group_size, "n_way": 3}
-    tol = 1e-6 if single else 1e-8  # a dual in single precision certifies no more
+    tol = 1e-4 if single else 1e-8  # of large features a dual in single precision certifies no more
     if weighted:
         options["group_weight"] = torch.from_numpy(rng.uniform(0.5, 2, 150 // group_size))
     path = {"n_lambdas": n_lambdas, "min_ratio": min_ratio, "tol": tol, "on_failure": "raise"}

@@ -322,7 +322,8 @@ def regularization_path(
     """Solutions along a geometric grid of lambda1 from `lambda1_max` down, each started from the one before.
 
     For plots and model selection: no gradients are recorded. Each starts from the dual of the one before and, where the proximal
-    method solves it (docs/method.md, 5), from its weights.
+    method solves it (docs/method.md, 5), from its weights. One task alone (n_support, n_features) on the CPU is solved on the
+    features that may be in use, which may take memory for a copy of half of them, and certified on all.
 
     Args:
         n_lambdas: number of penalties, at least 1.
