@@ -183,7 +183,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     left.minorticks_off()
     left.set(xlabel="features used", ylabel="accuracy", ylim=(0, 1.02))
     left.grid(alpha=0.3)
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     if len(rows):
         order = np.argsort(-np.linalg.norm(rows, axis=0))[:_SHOWN]
         limit = np.abs(rows).max()
