@@ -3,7 +3,7 @@
 Each class has `PLANTED` features of its own that are shifted in its samples; all features are standard normal otherwise (in
 the CSR row a share `DENSITY` of the entries is drawn and all others are zero). Every solver runs at ten strengths of its
 penalty, its own warm starts included where it has them; reported is the sparsest whose accuracy on as many test samples is
-within half a point of its best. Paths end at a tenth (ours) and 3 % (adelie's) of the largest penalty, where ours uses the more
+within half a point of its best. Paths end at a tenth (ours) and 3 % (adelie's) of the largest penalty, where ours uses no fewer
 features ("at most"). Seconds are processor time of all ten fits, one thread; MiB what they took at their peak beside
 the samples; precision and recall of the features in use are against the planted ones.
 """
