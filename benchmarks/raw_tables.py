@@ -41,6 +41,12 @@ ESTIMATORS: dict[str, Callable[[], Any]] = {
     'ours, CV, "1se", refit=True': lambda: SparseSVMClassifierCV(
         lambda1_ratios=20, min_ratio=1e-3, tol=1e-4, selection="1se", refit=True
     ),
+    "ours, CV, adaptive, refit=True": lambda: SparseSVMClassifierCV(
+        lambda1_ratios=20, tol=1e-4, group_weight="adaptive", refit=True
+    ),
+    'ours, CV, adaptive, "1se", refit=True': lambda: SparseSVMClassifierCV(
+        lambda1_ratios=20, tol=1e-4, group_weight="adaptive", selection="1se", refit=True
+    ),
     "LinearSVC": _linear_svc,
     "LinearSVC, standardised": lambda: make_pipeline(StandardScaler(), _linear_svc()),
     "l1 logistic regression": lambda: LogisticRegression(l1_ratio=1.0, solver="saga", max_iter=1000, random_state=0),
@@ -79,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print and write benchmarks/results/raw_tables.*"""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS), help="beside the dense machine")
     parser.add_argument("--repeats", type=int, default=3, help="of the five folds, each shuffled anew")
     parser.add_argument("--output", type=Path, default=report.FOLDER / "raw_tables.json")
     options = parser.parse_args(argv)
@@ -87,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     title = f"# Raw tables, five folds {options.repeats} times, seconds of one thread for a fit"
     for data in options.data:
         dense: report.Row = {}
-        for estimator in ESTIMATORS:
+        for estimator in dict.fromkeys([next(iter(ESTIMATORS)), *options.estimators]):
             row = measure(data, estimator, options.repeats)
             dense = dense or row  # the first one
             difference = 100 * (np.array(row["scores"]) - np.array(dense["scores"]))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import sparsesvm
 from benchmarks.certificate import certify
 from benchmarks.problems import Problem, uniform_bound
-from sparsesvm import _ops
+from sparsesvm import _autograd, _ops, reference
 
 # Beyond 512 samples, and with many dual entries: the proximal method. The last is left to Newton steps on the dual.
 SIZES = [(520, 30, 3), (210, 60, 10), (40, 90, 4)]
@@ -102,3 +105,51 @@ def test_a_path_without_ridge(rng):
     )
     for penalty, weights, dual in zip(path.lambda1, path.solution.weights, path.solution.dual, strict=True):
         assert certify(replace(problem, lambda1=float(penalty), lambda2=0.0), weights, dual).confirms(1e-6)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_lambdas=st.integers(2, 6),
+    min_ratio=st.sampled_from([0.6, 0.3, 0.02]),
+    group_size=st.sampled_from([1, 3]),
+    single=st.booleans(),
+    weighted=st.booleans(),
+    dual_reg=st.sampled_from([0.0, 0.5]),
+)
+def test_screening_keeps_what_is_in_use(seed, n_lambdas, min_ratio, group_size, single, weighted, dual_reg):
+    """A task alone is solved on some of the features, in a batch on all."""
+    rng = np.random.default_rng(seed)
+    labels = torch.from_numpy(rng.integers(3, size=30))
+    features = 0.1 * rng.normal(size=(30, 150))
+    # What disturbs the three features that tell most tells nothing by itself, until they are in use: the rule misses it.
+    disturbance = rng.exponential(4) * rng.normal(size=(30, 3))
+    features[:, :3] = disturbance + 2 * np.eye(3)[labels]
+    features[:, 3:6] = -disturbance
+    features[:, 60:90] = features[:, :30]  # copies
+    features = torch.from_numpy(features).to(torch.float32 if single else torch.float64)
+    options = {"lambda2": 0.5, "dual_reg": dual_reg, "group_size": group_size, "n_way": 3}
+    tol = 1e-4 if single else 1e-8  # of large features a dual in single precision certifies no more
+    if weighted:
+        options["group_weight"] = torch.from_numpy(rng.uniform(0.5, 2, 150 // group_size))
+    path = {"n_lambdas": n_lambdas, "min_ratio": min_ratio, "tol": tol, "on_failure": "raise"}
+    alone = sparsesvm.regularization_path(features, labels, **options, **path)
+    batch = sparsesvm.regularization_path(features[None], labels[None], **options, **path)
+    torch.testing.assert_close(alone.solution.weights, batch.solution.weights[:, 0], rtol=0, atol=2 * (2 * tol * 30 / 0.5) ** 0.5)
+    for penalty, weights, dual, active in zip(alone.lambda1, *(alone.solution[i] for i in (0, 1, 6)), strict=True):
+        assert sparsesvm.duality_gap(features, labels, dual=dual, lambda1=penalty, **options) <= 1.1 * tol * 30
+        assert torch.equal(reference.group_norms(weights, group_size) > 0, active)
+
+
+def test_a_task_alone_is_solved_on_few_of_its_features(rng, monkeypatch):
+    labels = torch.from_numpy(rng.integers(3, size=60))
+    features = torch.from_numpy(rng.normal(size=(60, 2000)) + 3 * np.eye(3, 2000)[labels])
+    sizes = []
+    apply = _autograd.apply
+    monkeypatch.setattr(_autograd, "apply", lambda features, *rest: sizes.append(features.shape[-1]) or apply(features, *rest))
+    path = sparsesvm.regularization_path(features, labels, lambda2=0.1, n_lambdas=8, min_ratio=0.5)
+    assert max(sizes) < 1000
+    assert path.solution.weights.shape == (8, 3, 2000)
+    features[7, 1500] = math.nan
+    with pytest.raises(ValueError, match="features must be finite"):
+        sparsesvm.regularization_path(features, labels, lambda2=0.1, n_lambdas=8, min_ratio=0.5)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsesvm import _checks, _lambda1_max, _ops, _sparse, functional
+from sparsesvm import _checks, _lambda1_max, _ops, _path, _sparse, functional
 from sparsesvm.results import Solution
 
 _LENGTHS = 1e4  # c / s
@@ -76,8 +76,8 @@ def path(
         ridge = _ops.per_task(lambda2, features)
         if group_weight is not None:
             group_weight = group_weight.expand(*features.shape[:-2], -1)
-        along = functional.along(features, labels, sample_weight.double(), penalties, ridge, arguments, group_weight)
-        found = functional.stack(along)
+        along = _path.along(features, labels, sample_weight.double(), penalties, ridge, arguments, group_weight)
+        found = _path.stack(along)
         return split(found, m, size) if intercept else (found, None)
 
 

@@ -58,6 +58,12 @@ def smoothing_share(n_way: int, task_way: Tensor | None, lambda2: float | Tensor
 
 def largest_group_norm(residual: Tensor, features: Tensor, group_size: int, group_weight: Tensor | None = None) -> Tensor:
     """max_G ||(residual^T F)_:G|| / w_G, rounded up by the bound on the rounding error, so that W is exactly zero from there."""
+    largest = correlation_norms(residual, features, group_size, group_weight).amax(-1)
+    return largest * (1 + 4 * features.shape[-2] * torch.finfo(residual.dtype).eps)
+
+
+def correlation_norms(residual: Tensor, features: Tensor, group_size: int, group_weight: Tensor | None) -> Tensor:
+    """||(residual^T F)_:G|| / w_G of all groups, (..., groups) float64."""
     with torch.autocast(features.device.type, enabled=False):
         if _sparse.is_sparse(features):
             correlation = _sparse.correlation(features, residual)
@@ -67,8 +73,7 @@ def largest_group_norm(residual: Tensor, features: Tensor, group_size: int, grou
             correlation = torch.cat([residual.mT @ columns.to(residual.dtype) for columns in features.split(256, -1)], -1)
     # Squares of large and of small single-precision numbers leave its range.
     norms = reference.group_norms(correlation.double(), group_size)
-    largest = (norms if group_weight is None else norms / group_weight).amax(-1)
-    return largest * (1 + 4 * features.shape[-2] * torch.finfo(residual.dtype).eps)
+    return norms if group_weight is None else norms / group_weight
 
 
 def exact(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsesvm import _autograd, _checks, _lambda1_max, _ops, _sparse, reference
+from sparsesvm import _autograd, _checks, _lambda1_max, _ops, _path, _sparse, reference
 from sparsesvm._backends import USABLE_DEVICES
 from sparsesvm.results import NoFeaturesWarning, RegularizationPath, Solution
 
@@ -322,7 +322,8 @@ def regularization_path(
     """Solutions along a geometric grid of lambda1 from `lambda1_max` down, each started from the one before.
 
     For plots and model selection: no gradients are recorded. Each starts from the dual of the one before and, where the proximal
-    method solves it (docs/method.md, 5), from its weights.
+    method solves it (docs/method.md, 5), from its weights. One task alone (n_support, n_features) on the CPU is solved on the
+    features that may be in use, which may take memory for a copy of half of them, and certified on all.
 
     Args:
         n_lambdas: number of penalties, at least 1.
@@ -365,35 +366,10 @@ def regularization_path(
             features = features.float()
         labels = _checks.class_numbers(labels, sample_weight)
         tensors = (features, labels, _weight(labels, sample_weight), penalties, _ops.per_task(lambda2, features))
-        solutions = along(*tensors, options, group_weight, task_way)
+        solutions = _path.along(*tensors, options, group_weight, task_way)
         if on_failure == "warn":
             _report_no_features(solutions[-1], ratios[-1], penalties[-1])
-    return RegularizationPath(penalties, stack(solutions))
-
-
-def along(
-    features: Tensor,
-    labels: Tensor,
-    sample_weight: Tensor,
-    penalties: Tensor,
-    lambda2: Tensor,
-    options: _autograd.Options,
-    group_weight: Tensor | None = None,
-    task_way: Tensor | None = None,
-) -> list[Solution]:
-    """Of checked tensors as `_autograd.apply` takes them, for penalties (n_lambdas, ...): each started from the one before."""
-    solutions: list[Solution] = []
-    dual = weights = None
-    for penalty in penalties:
-        tensors = (features, labels, sample_weight, penalty, lambda2, dual, weights, group_weight, task_way)
-        solutions.append(Solution(*_autograd.apply(*tensors, options)))
-        dual, weights = solutions[-1].dual.double(), solutions[-1].weights
-    return solutions
-
-
-def stack(solutions: list[Solution]) -> Solution:
-    """Fields with one more leading axis."""
-    return Solution(*(torch.stack(field) for field in zip(*solutions, strict=True)))
+    return RegularizationPath(penalties, _path.stack(solutions))
 
 
 def _check_features(features: Tensor) -> None:

@@ -16,7 +16,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from sparsesvm import _checks, _intercept, functional, reference
+from sparsesvm import _checks, _intercept, _path, functional, reference
 from sparsesvm.results import Solution, StatusCode, unconverged
 from sparsesvm.sklearn import _arrays
 
@@ -156,7 +156,7 @@ class BaseSparseSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             again.append(found)
             if level is not None:
                 biases.append(level)
-        return functional.stack(again), torch.stack(biases) if biases else None
+        return _path.stack(again), torch.stack(biases) if biases else None
 
     def _fit_again(
         self, training: Training, first: Solution, bias: torch.Tensor | None, weight: torch.Tensor

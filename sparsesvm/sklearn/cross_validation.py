@@ -167,15 +167,16 @@ def _fold_paths(
 ) -> tuple[Any, Any]:
     """Coefficients (n_folds, n_lambdas, ...) and intercepts of folds that hold out the samples `held` (n_folds, n_samples)."""
     weight = training.weight * torch.from_numpy(~held).to(training.weight.device)
-    if training.scaled.features.layout != torch.strided and len(held) > 1:  # compressed rows make no batch
+    single = training.scaled.features.layout != torch.strided  # compressed rows make no batch
+    if single and len(held) > 1:
         alone = [_fold_paths(estimator, training, ratios, fold[None]) for fold in held]
         return np.concatenate([coef for coef, _ in alone]), np.concatenate([intercept for _, intercept in alone])
     factors = estimator._group_weight(training, weight)
     each = [factors] * len(held) if factors is None or factors.dim() == 1 else list(factors)
     largest = [estimator._lambda1_max(training, own, fold) for own, fold in zip(each, weight, strict=True)]
     penalties = torch.from_numpy(ratios.copy())[:, None] * torch.tensor(largest, dtype=torch.float64)
-    if len(held) == 1:
+    if single:
         penalties, factors, weight = penalties[:, 0], each[0], weight[0]
     solution, bias = estimator._path(training, penalties.to(weight.device), factors, weight)
     coef, intercept = estimator._coefficients(training, solution.weights, bias)
-    return (coef[None], intercept[None]) if len(held) == 1 else (coef.swapaxes(0, 1), intercept.swapaxes(0, 1))
+    return (coef[None], intercept[None]) if single else (coef.swapaxes(0, 1), intercept.swapaxes(0, 1))

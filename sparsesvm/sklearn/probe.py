@@ -157,7 +157,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     rows = np.array([feature["coefficients"] for feature in found["features"]]).T
     labels = found["classes"] if len(rows) != 1 else found["classes"][1:]
-    figure = Figure(figsize=(11, min(max(4, 0.13 * len(labels)), 9)), layout="constrained")
+    figure = Figure(figsize=(11, min(max(4.5, 0.13 * len(labels)), 9)), layout="constrained")
     left, right = figure.subplots(1, 2)
     along = found["path"]
     style = {"marker": "o", "ms": 3, "capsize": 2, "color": "C0", "label": "cross-validation"}
@@ -166,14 +166,14 @@ def draw(found: dict[str, Any], path: Path) -> None:
     for color, name in enumerate(_LINES, 2):
         left.axhline(found["accuracy"][name], color=f"C{color}", linestyle="--", linewidth=1, label=name)
     most = max(len(found["features"]), *along["features"])
-    left.set_xscale("symlog", linthresh=1)
+    left.set_xscale("symlog", linthresh=1, linscale=0.2)
     left.set_xlim(0, 1.3 * most + 0.3)
     ticks = [0] + [step * 10**power for power in range(7) for step in (1, 2, 5) if step * 10**power <= 1.3 * most]
     left.set_xticks(ticks, [str(tick) for tick in ticks])
     left.minorticks_off()
     left.set(xlabel="features used", ylabel="accuracy", ylim=(0, 1.02))
     left.grid(alpha=0.3)
-    left.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     if len(rows):
         order = np.argsort(-np.linalg.norm(rows, axis=0))[:_SHOWN]
         limit = np.abs(rows).max()
@@ -183,9 +183,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
         shown = range(0, len(labels), every)
         right.set_yticks(shown, [_short(labels[number]) for number in shown], fontsize=8 if len(labels) <= 30 else 6)
         right.set_xlabel("feature")
-        rest = "" if len(order) == rows.shape[1] else f" of the {len(order)} features with the largest"
-        right.set_title(f"coefficients{rest}", fontsize=10)
-        figure.colorbar(image, ax=right)
+        if len(order) < rows.shape[1]:
+            right.set_title(f"the {len(order)} features with the largest coefficients", fontsize=10)
+        figure.colorbar(image, ax=right, label="coefficient")
     figure.savefig(path, dpi=150)
 
 
