@@ -17,8 +17,8 @@ def time_against_gap(rows: Sequence[Row], path: Path) -> None:
     figure, axes = _figure(len(panels), columns=3)
     if figure is None:
         return
-    colors = {peer: f"C{number}" for number, peer in enumerate(dict.fromkeys(row["peer"] for row in curves), start=-1)}
-    colors["sparsesvm"] = "black"
+    rivals = dict.fromkeys(row["peer"] for row in curves if row["peer"] != "sparsesvm")
+    colors = {"sparsesvm": "black"} | {peer: f"C{number}" for number, peer in enumerate(rivals)}
     for axis, (size, group_size, share, dtype) in zip(axes, panels, strict=False):
         for row in curves:
             if (tuple(row["size"]), row["group_size"], -row["share"], row["dtype"]) == (size, group_size, share, dtype):
