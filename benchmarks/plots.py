@@ -17,7 +17,8 @@ def time_against_gap(rows: Sequence[Row], path: Path) -> None:
     figure, axes = _figure(len(panels), columns=3)
     if figure is None:
         return
-    colors = {peer: f"C{number}" for number, peer in enumerate(dict.fromkeys(row["peer"] for row in curves))}
+    rivals = dict.fromkeys(row["peer"] for row in curves if row["peer"] != "sparsesvm")
+    colors = {"sparsesvm": "black"} | {peer: f"C{number}" for number, peer in enumerate(rivals)}
     for axis, (size, group_size, share, dtype) in zip(axes, panels, strict=False):
         for row in curves:
             if (tuple(row["size"]), row["group_size"], -row["share"], row["dtype"]) == (size, group_size, share, dtype):
@@ -77,7 +78,13 @@ def growth(rows: Sequence[Row], path: Path) -> None:
                 points = sorted((row["value"], row[f"{quantity}_{unit}"]) for row in some)
                 if points:
                     axis.loglog(*zip(*points, strict=True), "o-", label=f"{quantity}, {share:.0%} active", markersize=3)
+            values = sorted({row["value"] for row in rows if row["sweep"] == sweep})
             axis.set(xlabel=sweep, ylabel="MiB above the features" if unit == "mib" else unit)
+            axis.set_xticks(values, [f"{value:,}" for value in values])
+            axis.set_xticks([], minor=True)
+            if unit == "mib":
+                axis.set_yscale("linear")
+                axis.set_ylim(bottom=0)
             axis.legend(fontsize="small")
     _save(figure, path)
 
