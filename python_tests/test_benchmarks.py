@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import sparsesvm
 from benchmarks import bars, gradient_accuracy, peers_time, random_problems, report, step_share
 from benchmarks.certificate import certify
 from benchmarks.contest import Search
+from benchmarks.faults import FAULTS
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer
 from benchmarks.peers.first_order import project
@@ -248,3 +251,16 @@ def test_probes_find_what_is_planted(compressed):
     used = np.flatnonzero(coef.any(0))
     assert (used < 3 * probe.PLANTED).sum() >= 15
     assert ((X @ coef.T + intercept).argmax(1) == y).mean() > 0.8
+
+
+def test_every_planted_fault_is_one_of_the_code_and_is_caught():
+    """`python -m benchmarks.mutations` plants and tests them anew."""
+    repository = Path(__file__).resolve().parents[1]
+    rows = {(row["file"], row["fault"]): row for row in report.read(report.FOLDER / "mutations.json")}
+    assert len(FAULTS) == len(rows) >= 30
+    for fault in FAULTS:
+        assert (repository / fault.file).read_text().count(fault.old) == 1, f"{fault.file} changed: {fault.old}"
+        row = rows[fault.file, fault.what]
+        assert (row["old"], row["new"]) == (fault.old, fault.new) and fault.old != fault.new
+        file, name = re.fullmatch(r"(\S+?)::(\w+)(?:\[.*)?", row["caught_by"]).groups()
+        assert f"def {name}(" in (repository / file).read_text(), f"{fault.what}: {file} no longer has {name}"

@@ -129,11 +129,12 @@ def test_a_sample_given_twice_is_a_sample_of_weight_two(rng, dual_reg):
 
 
 @pytest.mark.parametrize("lambda2", [5e-6, 0.0])
-def test_the_tolerance_counts_weights_not_samples(rng, lambda2):
+@pytest.mark.parametrize("max_iter", [0, 1, 100])
+def test_the_tolerance_counts_weights_not_samples(rng, lambda2, max_iter):
     features, labels = task(rng)
-    weight = torch.full((16,), 1e-4, dtype=torch.float64)
-    found = sparsesvm.solve(features, labels, lambda1=3e-5, lambda2=lambda2, sample_weight=weight, tol=1e-3)
-    assert float(found.gap) <= 1e-3 * float(weight.sum())
+    options = {"lambda1": 3e-5, "lambda2": lambda2, "sample_weight": torch.full((16,), 1e-4), "tol": 1e-3}
+    found = sparsesvm.solve(features, labels, max_iter=max_iter, on_failure="ignore", **options)
+    assert (found.status == StatusCode.MAX_ITER) == (float(found.gap) > 1e-3 * 16e-4) == (max_iter < 100)
 
 
 @pytest.mark.parametrize("lambda2", [0.05, 0.0])  # by the dual, and by the proximal method
