@@ -11,7 +11,7 @@ BUILD_TOOLS := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | t
 SETTINGS := $(foreach name,CUDA CUDA_ARCHS WERROR SANITIZE,SPARSESVM_$(name)=$(SPARSESVM_$(name)))
 NO_DRIVER = test ! -e /proc/driver/nvidia/version && test ! -e /dev/dxg
 
-.PHONY: demo test lint format docs bench encoder fuzz valgrind wheel clean
+.PHONY: demo test lint format docs bench encoder fuzz valgrind coverage mutations wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.sparsesvm-demo
@@ -66,6 +66,15 @@ fuzz:
 # The inputs that fuzzing keeps under valgrind, which sees reads of memory that nothing wrote.
 valgrind:
 	sh csrc/tests/valgrind.sh
+
+# Lines of csrc/core and csrc/cpu that the tests reach, file by file; fails below 95 %.
+coverage: $(VENV)/.sparsesvm-test
+	$(PIP) gcovr
+	PYTHON=$(RUN) sh csrc/tests/coverage.sh
+
+# Planted faults, each of which a test must find; half an hour.
+mutations: $(VENV)/.sparsesvm-test
+	$(RUN) -m benchmarks.mutations
 
 # Source distribution, and the wheel made of it, in dist: for the CPU, and for every Linux with the C library that its tag names.
 wheel: | $(VENV)/bin/python toolchain

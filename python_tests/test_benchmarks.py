@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import sparsesvm
 from benchmarks import bars, encoder, gpu_check, gradient_accuracy, peers_time, random_problems, report, step_share
 from benchmarks.certificate import certify
 from benchmarks.contest import Search
+from benchmarks.faults import FAULTS
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer
 from benchmarks.peers.first_order import project
@@ -331,3 +334,16 @@ def test_the_encoder_of_a_release_loads_and_carries_its_licences_and_checksums(t
     assert "| sparse SVM |" in card and "200 episodes" in card
     assert str(tmp_path) not in card + (folder / "config.yaml").read_text()
     assert load(folder).embed(np.zeros((1, 105, 105), np.uint8)).shape == (1, 72)
+
+
+def test_every_planted_fault_is_one_of_the_code_and_is_caught():
+    """`python -m benchmarks.mutations` plants and tests them anew."""
+    repository = Path(__file__).resolve().parents[1]
+    rows = {(row["file"], row["fault"]): row for row in report.read(report.FOLDER / "mutations.json")}
+    assert len(FAULTS) == len(rows) >= 30
+    for fault in FAULTS:
+        assert (repository / fault.file).read_text().count(fault.old) == 1, f"{fault.file} changed: {fault.old}"
+        row = rows[fault.file, fault.what]
+        assert (row["old"], row["new"]) == (fault.old, fault.new) and fault.old != fault.new
+        file, name = re.fullmatch(r"(\S+?)::(\w+)(?:\[.*)?", row["caught_by"]).groups()
+        assert f"def {name}(" in (repository / file).read_text(), f"{fault.what}: {file} no longer has {name}"

@@ -57,6 +57,16 @@ def test_exact_lambda1_max_of_a_batch_with_weights(task):
     )
 
 
+@pytest.mark.parametrize("options", [{}, {"exact": True}, {"dual_reg": 1.0, "lambda2": 0.1}])
+def test_lambda1_max_does_not_see_what_absent_samples_hold(task, options):
+    features, labels = task
+    padded = torch.cat([features, features.new_full((3, 30), float("nan"))]), torch.cat([labels, torch.tensor([0, 3, 3])])
+    found = sparsesvm.lambda1_max(*padded, sample_weight=torch.tensor([1.0] * 16 + [0.0] * 3), **options)
+    # The bound is rounded up by what the rounding of so many samples may be; the exact one is accurate to 1e-4.
+    rtol = 2e-4 if "exact" in options else 1e-13
+    torch.testing.assert_close(found, sparsesvm.lambda1_max(features, labels, **options), rtol=rtol, atol=0)
+
+
 def test_lambda1_max_of_nothing_to_learn(task):
     features, labels = task
     assert sparsesvm.lambda1_max(features, torch.zeros_like(labels), exact=True, n_way=1) == 0

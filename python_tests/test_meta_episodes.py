@@ -87,6 +87,7 @@ def test_episodes_within_a_group_stay_there():
     for number in range(30):
         draw = chosen.draw(number)
         assert len(set(draw.classes // 3)) == 1
+        assert len(set(draw.classes)) == len(draw.classes)
         assert len(set(draw.quarters)) == 1
 
 

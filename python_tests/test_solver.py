@@ -128,7 +128,17 @@ def test_a_sample_given_twice_is_a_sample_of_weight_two(rng, dual_reg):
     )
 
 
-def test_padding_changes_nothing_whatever_it_holds(rng):
+@pytest.mark.parametrize("lambda2", [5e-6, 0.0])
+@pytest.mark.parametrize("max_iter", [0, 1, 100])
+def test_the_tolerance_counts_weights_not_samples(rng, lambda2, max_iter):
+    features, labels = task(rng)
+    options = {"lambda1": 3e-5, "lambda2": lambda2, "sample_weight": torch.full((16,), 1e-4), "tol": 1e-3}
+    found = sparsesvm.solve(features, labels, max_iter=max_iter, on_failure="ignore", **options)
+    assert (found.status == StatusCode.MAX_ITER) == (float(found.gap) > 1e-3 * 16e-4) == (max_iter < 100)
+
+
+@pytest.mark.parametrize("lambda2", [0.05, 0.0])  # by the dual, and by the proximal method
+def test_padding_changes_nothing_whatever_it_holds(rng, lambda2):
     features, labels = task(rng)
     padding = torch.full((3, 30), float("nan"), dtype=torch.float64)
     weight = torch.cat([torch.ones(16), torch.zeros(3)])
@@ -136,13 +146,14 @@ def test_padding_changes_nothing_whatever_it_holds(rng):
         torch.cat([features, padding]).requires_grad_(),
         torch.cat([labels, torch.tensor([0, 3, 3])]),
         lambda1=0.3,
-        lambda2=0.05,
+        lambda2=lambda2,
         sample_weight=weight,
         n_way=4,
     )
-    alone = sparsesvm.solve(features, labels, lambda1=0.3, lambda2=0.05, n_way=4)
+    alone = sparsesvm.solve(features, labels, lambda1=0.3, lambda2=lambda2, n_way=4)
     assert torch.equal(padded.weights, alone.weights)
     assert torch.equal(padded.dual[:16], alone.dual)
+    torch.testing.assert_close(padded.dual[16:].sum(-1), torch.ones(3, dtype=torch.float64))
 
 
 def test_a_batch_is_its_tasks_for_any_strides_and_penalties(rng):

@@ -89,6 +89,16 @@ def test_what_absent_samples_hold_changes_nothing():
     torch.testing.assert_close(found.dual.sum(-1), torch.ones(6))
 
 
+@pytest.mark.parametrize("absent", range(6))
+def test_an_absent_sample_between_others_is_as_if_it_were_not_there(absent):
+    kept = torch.arange(6) != absent
+    options = {"lambda1": 0.3, "lambda2": 0.1, "n_way": 3}
+    found = sparsesvm.solve(FEATURES.to_sparse_csr(), LABELS, sample_weight=kept.double(), **options)
+    alone = sparsesvm.solve(FEATURES[kept].to_sparse_csr(), LABELS[kept], **options)
+    assert torch.equal(found.weights, alone.weights)
+    assert torch.equal(found.dual[kept], alone.dual)
+
+
 def test_explicit_zeros_and_empty_rows_and_columns():
     kept = torch.sparse_csr_tensor(
         torch.tensor([0, 1, 3, 3]), torch.tensor([2, 0, 2]), torch.tensor([0.0, 1.0, -2.0]), (3, 5), check_invariants=True
