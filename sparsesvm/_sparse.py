@@ -113,5 +113,5 @@ def correlation(features: Tensor, residual: Tensor) -> Tensor:
     """
     row = torch.arange(features.shape[0]).repeat_interleave(features.crow_indices().diff())
     column, values, residual = features.col_indices(), features.values().double(), residual.double()
-    by_class = [torch.bincount(column, values * residual[row, l], features.shape[1]) for l in range(residual.shape[1])]
+    by_class = [torch.bincount(column, values * residual[row, label], features.shape[1]) for label in range(residual.shape[1])]
     return torch.stack(by_class).double()  # counts of no entries are integers
