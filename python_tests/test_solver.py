@@ -309,3 +309,12 @@ def test_a_start_where_the_face_leaves_nothing_to_gain(n_way):
     found = sparsesvm.solve(features, labels, **options, init_dual=start, on_failure="raise")
     assert not found.active.any()
     torch.testing.assert_close(found.objective.item(), 10.0 * (n_way - 1), rtol=1e-9, atol=0.0)
+
+
+def test_absent_samples_of_a_hardly_smoothed_hinge_have_probabilities():
+    """Their scores divided by dual_reg / lambda2 leave the range of numbers."""
+    features = torch.tensor([[1.0, 2.0], [3.0, 1.0], [1e300, 0.0]], dtype=torch.float64)
+    weight = torch.tensor([1e12, 1.0, 0.0], dtype=torch.float64)
+    options = {"lambda1": 0.0, "lambda2": 1.7e308, "dual_reg": 3.5, "n_way": 2, "sample_weight": weight}
+    found = sparsesvm.solve(features, torch.tensor([1, 0, 1]), **options, on_failure="raise")
+    torch.testing.assert_close(found.dual.sum(-1), torch.ones(3, dtype=torch.float64))

@@ -61,7 +61,7 @@ class Solver {
       write_outputs(team_, w_, arguments, number, Status::non_finite, iterations);
       return;
     }
-    const bool large = is_large(task_, max_model_size) || task_.n > w_.model.gram_size;
+    const bool large = is_large(task_, max_model_size) || has_many_entries(task_, max_model_size) || task_.n > w_.model.gram_size;
     bool certified = false;
     if (!large) {
       feature_bound_ = feature_bound(team_, task_, w_.model, w_.panel);

@@ -41,7 +41,8 @@ class DualSolver {
     task_.bind(arguments.batch, number);
     const double target = arguments.tol * task_.total_weight;
     index iterations = 0;
-    const bool large = is_large(task_, max_model_size) || has_intercept();
+    const bool weak = has_many_entries(task_, max_model_size) && !has_strong_ridge();
+    const bool large = weak || is_large(task_, max_model_size) || has_intercept();
     if (!large) {
       start(arguments, number);
       const index first_try = task_.k > 1 && arguments.max_iter > Rules::max_newton ? Rules::max_newton : arguments.max_iter;
@@ -163,6 +164,11 @@ class DualSolver {
       if (task_.rows[i][constant] != first[constant]) return false;
     }
     return true;
+  }
+
+  bool has_strong_ridge() const {
+    const double mean_weight = task_.total_weight / static_cast<double>(task_.n);
+    return task_.lambda2 >= Rules::strong_ridge * mean_weight * largest_squared_row(task_);
   }
 
   // Outer iterations from state_.dual until the certificate, counted on from `iterations` up to max_iter.

@@ -24,7 +24,13 @@ SPARSESVM_HD inline void best_response(const double* scores, index label, index 
     for (index l = 0; l < k; ++l) out[l] = l == low;
     return;
   }
-  for (index l = 0; l < k; ++l) out[l] = (label == l) - ((label == l) - scores[l]) / smoothing;
+  double low = (label == 0) - scores[0];
+  for (index l = 1; l < k; ++l) {
+    const double g = (label == l) - scores[l];
+    low = g < low ? g : low;
+  }
+  // From the smallest, which changes no projection: a quotient that leaves the range of numbers is then that of a class without share.
+  for (index l = 0; l < k; ++l) out[l] = (label == l) - ((label == l) - scores[l] - low) / smoothing;
   project_simplex(out, k, 1.0);
 }
 
