@@ -141,7 +141,7 @@ FAULTS = (
     # Python.
     Fault(
         "lambda1_max",
-        "sparsesvm/functional.py",
+        "sparsesvm/_lambda1_max.py",
         "wrong = -1 / (n_way - 1) if n_way > 1 else 0.0",
         "wrong = -1 / n_way if n_way > 1 else 0.0",
         "the dual of the wrong classes is one over all classes",
@@ -149,15 +149,15 @@ FAULTS = (
     ),
     Fault(
         "lambda1_max",
-        "sparsesvm/functional.py",
-        "largest = (norms if group_weight is None else norms / group_weight).amax(-1)",
-        "largest = (norms if group_weight is None else norms * group_weight).amax(-1)",
+        "sparsesvm/_lambda1_max.py",
+        "return norms if group_weight is None else norms / group_weight",
+        "return norms if group_weight is None else norms * group_weight",
         "group weights lower the norms of their groups",
         ("group_weight",),
     ),
     Fault(
         "lambda1_max",
-        "sparsesvm/functional.py",
+        "sparsesvm/_lambda1_max.py",
         "lower = torch.maximum(lower, (weight * margin).sum(-1)",
         "lower = torch.maximum(lower, margin.sum(-1)",
         "the exact one is bounded from below without the weights of the samples",
@@ -165,7 +165,7 @@ FAULTS = (
     ),
     Fault(
         "lambda1_max",
-        "sparsesvm/functional.py",
+        "sparsesvm/_lambda1_max.py",
         "per_lambda2 = (n_way - 1) / (dual_reg * n_way) if",
         "per_lambda2 = n_way / (dual_reg * (n_way - 1)) if",
         "the share of the smoothed hinge upside down",
@@ -173,7 +173,7 @@ FAULTS = (
     ),
     Fault(
         "solver",
-        "sparsesvm/functional.py",
+        "sparsesvm/_lambda1_max.py",
         "return features.where(sample_weight.unsqueeze(-1) > 0, 0.0)",
         "return features.where(sample_weight.unsqueeze(-1) >= 0, 0.0)",
         "NaN of absent samples reaches lambda1_max",
@@ -206,8 +206,8 @@ FAULTS = (
     Fault(
         "heads",
         "sparsesvm/head.py",
-        "weight = (functional.one_hot(labels, n_way) / torch.where",
-        "weight = (functional.one_hot(labels, n_way) * torch.where",
+        "weight = (_checks.one_hot(labels, n_way) / torch.where",
+        "weight = (_checks.one_hot(labels, n_way) * torch.where",
         "the larger a class, the more its samples weigh",
         ("head",),
     ),
@@ -357,7 +357,7 @@ FAULTS = (
     ),
     Fault(
         "reader",
-        _META + "images.py",
+        "sparsesvm/_shrink.py",
         "edges = torch.arange(size + 1, dtype=torch.float64) * side / size",
         "edges = torch.arange(size + 1, dtype=torch.float64) * (side - 1) / size",
         "shrunk pictures lack their last row and column",
