@@ -1,7 +1,7 @@
 // Newton steps of a quadratic model on the face of the simplices that holds the current point.
 //
 // On the face each sample's largest entry is eliminated, and the reduced Hessian of the others is factored once. A step ends at the
-// first entry that vanishes; it leaves the face, and its row the factor once there are many of them.
+// first entry that vanishes; it leaves the face, and its row the factor.
 #pragma once
 
 #include <cmath>
@@ -25,18 +25,14 @@ class Face : FaceSteps<Hessian> {
     if (!factor()) return false;
     for (index a = 0; a < c_.count(); ++a) s_.travelled[a] = 0;
     read_slope();
-    bool moved = false, solved = false;
-    n_bound_ = 0;
+    bool moved = false;
     // Every pass removes an entry from the face or ends; the bound guards against rounding that undoes this.
     const index passes = 4 * (r_ + n_frozen_) + 4;
     for (index pass = 0; pass < passes; ++pass) {
       bool full = true;
       if (r_ > 0) {
-        if (!solved) {
-          for (index f = 0; f < r_; ++f) s_.rhs[f] = -s_.slope[f];
-          solve_cholesky<Passes>(s_.reduced, r_, stride_, s_.rhs);
-        }
-        solved = false;
+        for (index f = 0; f < r_; ++f) s_.rhs[f] = -s_.slope[f];
+        solve_cholesky<Passes>(s_.reduced, r_, stride_, s_.rhs);
         double decrease = 0;
         for (index f = 0; f < r_; ++f) decrease -= s_.slope[f] * s_.rhs[f];
         if (decrease > 0) {
@@ -51,17 +47,8 @@ class Face : FaceSteps<Hessian> {
           move(length, blocking);
           moved = moved || length > 0;
           // The step solves the reduced system, so that its gradient shrinks evenly.
-          for (index f = 0; f < r_; ++f) {
-            s_.slope[f] *= 1 - length;
-            s_.rhs[f] *= 1 - length;
-          }
-          if (!full) {
-            solved = bind(blocking);
-            if (!solved) {
-              leave_bound();
-              leave(blocking);
-            }
-          }
+          for (index f = 0; f < r_; ++f) s_.slope[f] *= 1 - length;
+          if (!full) leave(blocking);
         }
       }
       if (full || pass % 16 == 15) {
@@ -69,8 +56,6 @@ class Face : FaceSteps<Hessian> {
         if (c_.gap(x_, q_) <= target) return moved;
       }
       if (full) {
-        if (n_frozen_ == 0) return moved;
-        leave_bound();
         if (!slide()) return moved;
         moved = true;
       }
@@ -211,51 +196,6 @@ class Face : FaceSteps<Hessian> {
     }
   }
 
-  // Keeps an entry that vanished at zero while its row stays in the factor: with <a, step> what a step adds to the entry, the solution
-  // s_.rhs and all that come stay orthogonal to H^-1 a in the inner product of H, <., H^-1 a>_H = <., a>. Half the time of taking the row
-  // out of the factor and solving again. False, and nothing is kept, where there is no room, or rounding leaves nothing of H^-1 a beside
-  // those before.
-  bool bind(index entry) {
-    if (n_bound_ == FaceScratch::max_bound || (stride_ + n_bound_ + 1) * stride_ > s_.max_free * s_.max_free) return false;
-    index i = 0;
-    while (entry >= c_.start[i + 1]) ++i;
-    const bool is_base = s_.base[i] == entry;
-    const auto in_a = [&](index f) { return s_.free[f] == entry || (is_base && s_.free_sample[f] == i); };
-    index first = 0, last = r_;
-    while (first < r_ && !in_a(first)) ++first;
-    while (last > first && !in_a(last - 1)) --last;
-    const auto along = [&](const double* direction) {
-      double total = 0;
-      for (index f = first; f < last; ++f) total += in_a(f) ? direction[f] : 0.0;
-      return total;
-    };
-    double* inverse = bound(n_bound_);
-    for (index f = 0; f < r_; ++f) inverse[f] = in_a(f);
-    solve_cholesky<Passes>(s_.reduced, r_, stride_, inverse, first);
-    for (index p = 0; p < n_bound_; ++p) {
-      const double* before = bound(p);
-      const double share = along(before);
-      for (index f = 0; f < r_; ++f) inverse[f] -= share * before[f];
-    }
-    const double square = along(inverse);
-    if (!(square > 0)) return false;
-    const double scale = 1 / std::sqrt(square);
-    for (index f = 0; f < r_; ++f) inverse[f] *= scale;
-    const double share = along(s_.rhs);
-    for (index f = 0; f < r_; ++f) s_.rhs[f] -= share * scale * inverse[f];
-    s_.vanished[n_bound_++] = entry;
-    return true;
-  }
-
-  // H^-1 a of a vanished entry, orthogonal to those before and of length one; behind the factor.
-  double* bound(index p) const { return s_.reduced + (stride_ + p) * stride_; }
-
-  // Takes the rows of entries that were only kept at zero out of the factor.
-  void leave_bound() {
-    for (index p = 0; p < n_bound_; ++p) leave(s_.vanished[p]);
-    n_bound_ = 0;
-  }
-
   // Takes an entry that vanished off the face and out of the factor.
   void leave(index entry) {
     index f = 0;
@@ -300,7 +240,6 @@ class Face : FaceSteps<Hessian> {
       s_.step[s_.free[f]] += reduced[f];
       s_.step[s_.base[s_.free_sample[f]]] -= reduced[f];
     }
-    for (index p = 0; p < n_bound_; ++p) s_.step[s_.vanished[p]] = 0;
   }
 
   void move(double length, index vanishing) {
@@ -322,7 +261,6 @@ class Face : FaceSteps<Hessian> {
 
   index r_ = 0;       // free entries on the face
   index n_frozen_ = 0;
-  index n_bound_ = 0;  // entries that vanished while their rows are still in the factor
   double floor_ = 0;  // smallest pivot of an independent row
   double slack_ = 0;  // gap per sample not worth a slide
   index stride_ = 0;  // of the reduced matrix
