@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsesvm
-from benchmarks.problems import episode
+from benchmarks.certificate import certify
+from benchmarks.problems import Problem, episode, uniform_bound
 from sparsesvm import _core
 
 
@@ -46,6 +49,17 @@ def test_a_factor_that_serves_several_steps_stays_with_its_task(rng):
     assert (sparsesvm.duality_gap(features, labels, both.weights, dual=both.dual, **options) <= 1.01e-4 * 520).all()
     options["lambda1"] = options["lambda1"][1]
     assert torch.equal(sparsesvm.solve(features[1], labels[1], **options, tol=1e-4).weights, both.weights[1])
+
+
+@pytest.mark.parametrize("lambda2", [0.1, 1.0, 10.0])
+def test_a_gap_in_small_parts_of_many_groups(rng, lambda2):
+    """The first working sets, of some 20 groups, hold next to none of it."""
+    features = rng.standard_normal((600, 4000)) / np.sqrt(4000)
+    problem = Problem(features, np.arange(600) % 3, 3, 0.0, lambda2, np.ones(600))
+    problem = replace(problem, lambda1=0.05 * uniform_bound(features, problem.labels, 3, problem.sample_weight, 1))
+    found = problem.solve(on_failure="raise")
+    assert found.active.sum() > 1000
+    assert certify(problem, found.weights.numpy(), found.dual.numpy()).confirms(1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -335,11 +335,13 @@ class ProximalSolver {
   SPARSESVM_HD bool list_remnants() { return gpu::list_remnants(team_, w_); }
 
  private:
-  // Newton steps on the working set until its gap is at most `enough`. False when none moved.
+  // Newton steps on the working set, one at least, until its gap is at most `enough`: that of all groups is not yet, but may lie in
+  // many small parts elsewhere. False when none moved.
   SPARSESVM_HD bool solve_on_groups(double enough, index& steps) {
     const Columns all{nullptr, s_.n_set};
     for (bool moved = false;; moved = true) {
-      if (working_set_gap() <= enough || steps >= ProximalRules::max_steps) return moved;
+      const double gap = working_set_gap();
+      if ((moved && gap <= enough) || steps >= ProximalRules::max_steps) return moved;
       ++steps;
       collect_free(team_, w_);
       step_model(team_, w_);

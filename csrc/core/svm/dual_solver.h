@@ -167,8 +167,9 @@ class DualSolver {
   }
 
   bool has_strong_ridge() const {
-    const double mean_weight = task_.total_weight / static_cast<double>(task_.n);
-    return task_.lambda2 >= Rules::strong_ridge * mean_weight * largest_squared_row(task_);
+    const double n = static_cast<double>(task_.n), m = static_cast<double>(task_.m);
+    const double beside_features = task_.total_weight / n * largest_squared_row(task_) * std::fmax(1.0, n / m);
+    return task_.lambda2 >= Rules::strong_ridge * beside_features;
   }
 
   // Outer iterations from state_.dual until the certificate, counted on from `iterations` up to max_iter.

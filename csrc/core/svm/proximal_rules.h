@@ -14,9 +14,9 @@ struct ProximalRules {
   static constexpr index max_newton = 25;     // iterations; Newton steps on the dual converge within some 15 or hardly at all
   static constexpr index max_idle = 10;       // of them that do not halve the gap
   static constexpr index many_samples = 512;  // where the proximal method takes a tenth of their time
-  // lambda2 beside the largest square of a row times the mean weight. From here on Newton steps on a dual of many entries take a
-  // hundredth to a half of the proximal method's time with well separated classes, twice of it with overlapping ones at worst; below,
-  // up to a hundred times as long.
+  // lambda2 beside the largest square of a row times the mean weight, and times n / m where the dual has more directions than the
+  // features. From here on Newton steps on a dual of many entries take a hundredth to a half of the proximal method's time with well
+  // separated classes, twice of it with overlapping ones at worst; below, up to a hundred times as long.
   static constexpr double strong_ridge = 4e-3;
   static constexpr index polishing = 10;      // Newton steps on the dual after it
 
