@@ -384,10 +384,12 @@ class DualSolver {
     const Batch<T>& batch = arguments.batch;
     const index k = task_.k, m = task_.m;
     restore_best();
-    const bool finite = status != Status::non_finite;
+    bool finite = status != Status::non_finite;
     if (finite && (task_.lambda1 > 0 || status != Status::converged)) prefer_no_weights();
     if (finite && task_.lambda1 > 0) drop_borderline_groups(arguments.tol * task_.total_weight);
     if (finite && sizeof(T) < sizeof(double)) round_weights();
+    finite = finite && std::fabs(state_.objective) <= 1e300;  // weights may be beyond the range of T
+    if (!finite) status = Status::non_finite;
     const double nan = __builtin_nan("");
     T* weights = arguments.weights + number * batch.n_way * m;
     for (index b = 0; b < task_.n_groups; ++b) {
