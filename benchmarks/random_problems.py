@@ -267,37 +267,39 @@ def main(argv: list[str] | None = None) -> None:
 def report_any(rows: list[report.Row], done: int, first_seed: int, output: Path) -> None:
     table = tabulate_any(rows)
     exceptions = [row for row in rows if row["false"] or (row["status"] not in CERTIFIED and not row["early"])]
-    markdown = "\n".join(
-        (
-            f"# {done} random problems with all options (seeds from {first_seed}), at tol 1e-3 to 1e-10",
-            "",
-            "n 1..60 and m 1..400, log-uniform, k 1..20. Not converged: stopped early at max_iter 0 to 5, or unconverged at 100.",
-            "False: converged, but the certificate in plain numpy is above the tolerance by more than rounding explains; or",
-            "other active groups than the weights'. Inexact, whatever the status: a smaller gap or another objective than the",
-            "certificate's, by more than tol.",
-            "",
-            report.table(ANSWERS, [[cell[column] for column in ANSWERS] for cell in table]),
-        )
+    lines = (
+        f"# {done} random problems with all options (seeds from {first_seed}), at tol 1e-3 to 1e-10",
+        "",
+        "n 1..60 and m 1..400, log-uniform, k 1..20. Not converged: stopped early at max_iter 0 to 5, or unconverged at 100.",
+        "False: converged, but the certificate in plain numpy is above the tolerance by more than rounding explains; or",
+        "other active groups than the weights'. Inexact, whatever the status: a smaller gap or another objective than the",
+        "certificate's, by more than tol.",
     )
-    print(markdown)
-    for row in exceptions:
-        print(row)
-    report.write(output, {"rows": table, "first_seed": first_seed, "exceptions": exceptions}, markdown)
+    publish(lines, ANSWERS, table, exceptions, first_seed, output)
 
 
 def report_both(rows: list[report.Row], first_seed: int, output: Path) -> None:
     table = tabulate(rows)
     exceptions = [row for row in rows if row["status"] not in CERTIFIED or not row["confirmed"]]
-    markdown = "\n".join(
-        (
-            f"# {len(rows) // 2} random problems (seeds from {first_seed}) in both types, float64 at tol 1e-9, float32 at 1e-6",
-            "",
-            "n 1..60, m 1..400, k 2..12; processor time of one thread; decades of lambda2 from the value on.",
-            "False: converged, but the certificate in plain numpy is above the tolerance by more than rounding explains.",
-            "",
-            report.table(COLUMNS, [[cell[column] for column in COLUMNS] for cell in table]),
-        )
+    lines = (
+        f"# {len(rows) // 2} random problems (seeds from {first_seed}) in both types, float64 at tol 1e-9, float32 at 1e-6",
+        "",
+        "n 1..60, m 1..400, k 2..12; processor time of one thread; decades of lambda2 from the value on.",
+        "False: converged, but the certificate in plain numpy is above the tolerance by more than rounding explains.",
     )
+    publish(lines, COLUMNS, table, exceptions, first_seed, output)
+
+
+def publish(
+    lines: tuple[str, ...],
+    columns: tuple[str, ...],
+    table: list[report.Row],
+    exceptions: list[report.Row],
+    first_seed: int,
+    output: Path,
+) -> None:
+    """Prints and writes the table below its lines, and the answers that are not as they should be."""
+    markdown = "\n".join((*lines, "", report.table(columns, [[cell[column] for column in columns] for cell in table])))
     print(markdown)
     for row in exceptions:
         print(row)
