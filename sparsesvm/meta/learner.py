@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
+from torchmetrics import CatMetric
 from typing_extensions import Self
 
 from sparsesvm import FittedHead, SparseSVMHead, _checks
@@ -101,7 +102,7 @@ class MetaLearner(lightning.LightningModule):
         self._sparsity = (head.lambda1_ratio, head.max_active) if isinstance(head, SparseSVMHead) else None
         self._image_shape: list[int] | None = None
         self._watch = _Watch()
-        self._accuracies: dict[int, list[Tensor]] = {}
+        self._accuracies: dict[int, CatMetric] = {}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         decayed = [p for p in self.encoder.parameters() if p.dim() > 1]
@@ -289,7 +290,7 @@ class MetaLearner(lightning.LightningModule):
 
     def validation_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         found = torch.cat([task_accuracy(logits, batch.query_labels[tasks]) for logits, tasks in self(batch)])
-        self._accuracies.setdefault(dataloader_idx, []).append(found)
+        self._accuracies.setdefault(dataloader_idx, CatMetric().to(self.device)).update(found)
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.validation_step(batch, batch_idx, dataloader_idx)
@@ -304,9 +305,9 @@ class MetaLearner(lightning.LightningModule):
         """Mean accuracy of each setting, half the width of its 95 % interval (the name with ±), and the mean of the settings."""
         names = getattr(getattr(self.trainer, "datamodule", None), "names", {}).get(stage, [])
         means = []
-        for number, found in sorted(self._accuracies.items()):
+        for number, metric in sorted(self._accuracies.items()):
             name = names[number] if number < len(names) else str(number)
-            accuracy = self.all_gather(torch.cat(found)).flatten().double()  # type: ignore[union-attr]
+            accuracy = metric.compute().double()  # of all processes
             means.append(accuracy.mean())
             self.log(f"{stage}/{name}", accuracy.mean().float())
             self.log(f"{stage}/{name} ±", interval(accuracy.cpu()))
