@@ -56,7 +56,7 @@ def sparse_regression(
         1 / (2 n_samples) ||Y - F W'||^2 + lambda1 sum_j ||W_:j|| + lambda2 / 2 ||W||^2.
     A feature's weights for all outputs are zero together. There is no intercept: centre features and targets if one is wanted.
 
-    The loss is a *mean* over samples, as in scikit-learn: `Lasso(alpha)` is lambda1 = alpha; `ElasticNet(alpha, l1_ratio=r)`
+    The loss is a mean over samples, as in scikit-learn: `Lasso(alpha)` is lambda1 = alpha; `ElasticNet(alpha, l1_ratio=r)`
     and, for several outputs, `MultiTaskElasticNet` are lambda1 = alpha r, lambda2 = alpha (1 - r).
 
     Args:
