@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -96,6 +97,21 @@ def test_a_warm_start_saves_iterations(rng, dual_reg):
     problem = problem_of(rng, SIZES[0], dual_reg=dual_reg, ratio=0.1)
     cold = solve(problem)
     assert int(solve(problem, cold).n_iter) < int(cold.n_iter)
+
+
+def test_a_path_over_a_table_of_digits():
+    """Grey levels that repeat: of the dual entries of a sample that vanish, the last are determined by those before."""
+    datasets = pytest.importorskip("sklearn.datasets", reason="the digits come with scikit-learn")
+    images, digits = datasets.load_digits(return_X_y=True)
+    tasks = [[3, 5, 8], [1, 4, 7], [0, 6, 9], [2, 7, 8]]
+    tables = [np.concatenate([images[digits == digit][:100] for digit in task]) / 16 for task in tasks]
+    features = torch.from_numpy(np.stack([table - table.mean(0) for table in tables]))
+    labels = torch.arange(3).repeat_interleave(100).expand(4, -1)
+    path = sparsesvm.regularization_path(features, labels, lambda2=1.0, n_lambdas=30, min_ratio=0.02, on_failure="raise")
+    for task, number in itertools.product(range(4), range(30)):
+        lambda1 = float(path.lambda1[number, task])
+        problem = Problem(features[task].numpy(), labels[task].numpy(), 3, lambda1, 1.0, np.ones(300), 1, 0.0)
+        assert certify(problem, path.solution.weights[number, task], path.solution.dual[number, task]).confirms(1e-6)
 
 
 def test_a_path_without_ridge(rng):

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from emulation import FLAGS, SOURCES, compiler
 from scipy.optimize import minimize
 from sklearn.svm import LinearSVC
 
@@ -298,6 +299,17 @@ def test_few_iterations_suffice_with_the_smoothed_hinge(rng, dual_reg, share):
     options = {"lambda1_ratio": share, "lambda2": 0.1, "dual_reg": dual_reg}
     found = sparsesvm.solve(features, labels, **options, on_failure="raise")
     assert found.n_iter <= 10
+
+
+def test_steps_on_a_face_keep_each_sample_sum_however_many_entries_vanish(tmp_path):
+    """Entries that the vanished ones determine, and more vanished ones than a face keeps at zero; the scratch is NaN before."""
+    program = tmp_path / "face_check"
+    sources = [str(SOURCES / name) for name in ("tests/face_check.cpp", "cpu/interrupt.cpp")]
+    subprocess.run([*compiler(), *FLAGS, "-O2", "-fopenmp-simd", *sources, "-pthread", "-o", str(program)], check=True)
+    run = subprocess.run([str(program)], capture_output=True, text=True)
+    wrong, overflowed = (int(part.split()[0]) for part in run.stdout.split(","))
+    assert (run.returncode, wrong) == (0, 0)
+    assert overflowed
 
 
 @pytest.mark.parametrize("n_way", [64, 66, 71])

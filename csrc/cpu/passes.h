@@ -238,15 +238,16 @@ struct Passes {
   // What one block step reads from the columns of the working set, after V -= change' previous (the pending update of the sample
   // before; `previous` may be null). With f the features of the sample and V the k x width block,
   //   scores[l]        += sum_j factor_j f_j V_lj                  (factor: block soft-thresholding)
-  //   block[a * k + b] += sum_j (1 - factor_j) / norm_j^2 f_j^2 V_aj V_bj, b <= a, over active columns, when `use_block`
+  //   block[a * k + b] += sum_j (1 - factor_j) / norm_j^2 f_j^2 V_aj V_bj, b <= a, over active columns, for a and b among `used`
   //   straight         += sum_j factor_j f_j^2
   //   safe             += sum_j f_j^2 over the columns with norm_j + reach |f_j| > threshold_j
-  // The number of classes is a template argument where it is small, so that the accumulators stay in registers; Classes = 0 reads k.
+  // The number of classes is a template argument where it is small, so that the accumulators stay in registers, and all are used;
+  // Classes = 0 reads k.
   // Columns are padded with zeros to whole vectors, which change nothing.
   // Threshold: `const S*`, or SameThreshold<S>, which needs no reading.
   template <int Classes, typename S, class Threshold>
   static void read_columns(const S* previous, const S* change, const S* f, S* v, index stride, index width, Threshold thresholds, S reach,
-                           bool use_block, index k, double* scores, double* block, double& straight, double& safe) {
+                           const index* used, index n_used, index k, double* scores, double* block, double& straight, double& safe) {
     constexpr index tile = 256;
     alignas(64) S factor[tile], bend[tile];
     for (index first = 0; first < width; first += tile) {
@@ -268,7 +269,7 @@ struct Passes {
       }
       straight += static_cast<double>(straight_sum);
       safe += static_cast<double>(safe_sum);
-      accumulate_columns<Classes>(columns, stride, count, factor, bend, use_block, k, scores, block);
+      accumulate_columns<Classes>(columns, stride, count, factor, bend, used, n_used, k, scores, block);
     }
   }
 
@@ -300,7 +301,7 @@ struct Passes {
 
   template <int Classes, typename S>
   static SPARSESVM_INLINE void accumulate_columns(const S* columns, index stride, index count, const S* factor, const S* bend,
-                                                  bool use_block, index k, double* scores, double* block) {
+                                                  const index* used, index n_used, index k, double* scores, double* block) {
     using N = Native<S>;
     if constexpr (Classes > 0) {
       typename N::vector score[Classes] = {}, curvature[Classes * (Classes + 1) / 2] = {};
@@ -311,7 +312,6 @@ struct Passes {
           row[a] = N::read(columns + a * stride + j);
           score[a] += weight * row[a];
         }
-        if (!use_block) continue;
         for (int a = 0; a < Classes; ++a) {
           const auto turned = turn * row[a];
           for (int b = 0; b <= a; ++b) curvature[a * (a + 1) / 2 + b] += turned * row[b];
@@ -319,21 +319,61 @@ struct Passes {
       }
       for (int a = 0; a < Classes; ++a) {
         scores[a] += N::total(score[a]);
-        for (int b = 0; use_block && b <= a; ++b) block[a * Classes + b] += N::total(curvature[a * (a + 1) / 2 + b]);
+        for (int b = 0; b <= a; ++b) block[a * Classes + b] += N::total(curvature[a * (a + 1) / 2 + b]);
       }
     } else {
-      for (index a = 0; a < k; ++a) {
-        const S* row = columns + a * stride;
-        typename N::vector total{};
-        for (index j = 0; j < count; j += N::lanes) total += N::read(factor + j) * N::read(row + j);
-        scores[a] += N::total(total);
-        for (index b = 0; use_block && b <= a; ++b) {
-          const S* other = columns + b * stride;
-          typename N::vector product{};
-          for (index j = 0; j < count; j += N::lanes) product += N::read(bend + j) * N::read(row + j) * N::read(other + j);
-          block[a * k + b] += N::total(product);
+      for (index a = 0; a < k; a += 4) {
+        const index rows = k - a < 4 ? k - a : 4;
+        add_scores(columns + a * stride, stride, rows, count, factor, scores + a);
+      }
+      for (index a = 0; a < n_used; a += 4) {
+        const index rows = n_used - a < 4 ? n_used - a : 4;
+        for (index b = 0; b <= a; b += 4) {
+          const index others = n_used - b < 4 ? n_used - b : 4;
+          add_curvature(columns, stride, used + a, rows, used + b, others, count, bend, block, k);
         }
       }
+    }
+  }
+
+  // scores[a] += <factor, row a>, for up to four rows.
+  template <typename S>
+  static SPARSESVM_INLINE void add_scores(const S* columns, index stride, index rows, index count, const S* factor, double* scores) {
+    using N = Native<S>;
+    typename N::vector total[4] = {};
+    const S* row[4];
+    for (index a = 0; a < 4; ++a) row[a] = columns + (a < rows ? a : 0) * stride;
+    for (index j = 0; j < count; j += N::lanes) {
+      const auto weight = N::read(factor + j);
+      for (index a = 0; a < 4; ++a) total[a] += weight * N::read(row[a] + j);
+    }
+    const FourSums sums = N::four_totals(total[0], total[1], total[2], total[3]);
+    for (index a = 0; a < rows; ++a) scores[a] += sums[a];
+  }
+
+  // block[a * k + b] += <bend, row a row b>, for up to four a and four b.
+  template <typename S>
+  static SPARSESVM_INLINE void add_curvature(const S* columns, index stride, const index* left, index rows, const index* right,
+                                             index others, index count, const S* bend, double* block, index k) {
+    using N = Native<S>;
+    typename N::vector total[4][4] = {};
+    const S *row[4], *other[4];
+    for (index a = 0; a < 4; ++a) {
+      row[a] = columns + left[a < rows ? a : 0] * stride;
+      other[a] = columns + right[a < others ? a : 0] * stride;
+    }
+    for (index j = 0; j < count; j += N::lanes) {
+      const auto turn = N::read(bend + j);
+      typename N::vector value[4];
+      for (index b = 0; b < 4; ++b) value[b] = N::read(other[b] + j);
+      for (index a = 0; a < 4; ++a) {
+        const auto turned = turn * N::read(row[a] + j);
+        for (index b = 0; b < 4; ++b) total[a][b] += turned * value[b];
+      }
+    }
+    for (index a = 0; a < rows; ++a) {
+      const FourSums sums = N::four_totals(total[a][0], total[a][1], total[a][2], total[a][3]);
+      for (index b = 0; b < others; ++b) block[left[a] * k + right[b]] += sums[b];
     }
   }
 

@@ -52,14 +52,14 @@ inline void solve_transposed(const double* factor, index n, index stride, double
   }
 }
 
-// Solves L L' x = x in place.
+// Solves L L' x = x in place; entries of x before `first` are zero.
 template <class Passes>
-void solve_cholesky(const double* factor, index n, index stride, double* x) {
+void solve_cholesky(const double* factor, index n, index stride, double* x, index first = 0) {
   Passes::pause(n * n);
-  for (index i = 0; i < n; ++i) {
+  for (index i = first; i < n; ++i) {
     double value = 0;
-    const double* row[1] = {factor + i * stride};
-    Passes::add_products(row, 1, x, 0, 1, i, 1.0, &value, 1);
+    const double* row[1] = {factor + i * stride + first};
+    Passes::add_products(row, 1, x + first, 0, 1, i - first, 1.0, &value, 1);
     x[i] = (x[i] - value) / factor[i * stride + i];
   }
   solve_transposed(factor, n, stride, x);

@@ -1,7 +1,7 @@
 // Newton steps of a quadratic model on the face of the simplices that holds the current point.
 //
 // On the face each sample's largest entry is eliminated, and the reduced Hessian of the others is factored once. A step ends at the
-// first entry that vanishes; it leaves the face, and its row the factor.
+// first entry that vanishes; it leaves the face, and its row the factor once there are many of them.
 #pragma once
 
 #include <cmath>
@@ -25,14 +25,18 @@ class Face : FaceSteps<Hessian> {
     if (!factor()) return false;
     for (index a = 0; a < c_.count(); ++a) s_.travelled[a] = 0;
     read_slope();
-    bool moved = false;
+    bool moved = false, solved = false;
+    n_bound_ = 0;
     // Every pass removes an entry from the face or ends; the bound guards against rounding that undoes this.
     const index passes = 4 * (r_ + n_frozen_) + 4;
     for (index pass = 0; pass < passes; ++pass) {
       bool full = true;
       if (r_ > 0) {
-        for (index f = 0; f < r_; ++f) s_.rhs[f] = -s_.slope[f];
-        solve_cholesky<Passes>(s_.reduced, r_, stride_, s_.rhs);
+        if (!solved) {
+          for (index f = 0; f < r_; ++f) s_.rhs[f] = -s_.slope[f];
+          solve_cholesky<Passes>(s_.reduced, r_, stride_, s_.rhs);
+        }
+        solved = false;
         double decrease = 0;
         for (index f = 0; f < r_; ++f) decrease -= s_.slope[f] * s_.rhs[f];
         if (decrease > 0) {
@@ -47,8 +51,17 @@ class Face : FaceSteps<Hessian> {
           move(length, blocking);
           moved = moved || length > 0;
           // The step solves the reduced system, so that its gradient shrinks evenly.
-          for (index f = 0; f < r_; ++f) s_.slope[f] *= 1 - length;
-          if (!full) leave(blocking);
+          for (index f = 0; f < r_; ++f) {
+            s_.slope[f] *= 1 - length;
+            s_.rhs[f] *= 1 - length;
+          }
+          if (!full) {
+            solved = bind(blocking);
+            if (!solved) {
+              leave_bound();
+              leave(blocking);
+            }
+          }
         }
       }
       if (full || pass % 16 == 15) {
@@ -56,6 +69,8 @@ class Face : FaceSteps<Hessian> {
         if (c_.gap(x_, q_) <= target) return moved;
       }
       if (full) {
+        if (n_frozen_ == 0) return moved;
+        leave_bound();
         if (!slide()) return moved;
         moved = true;
       }
@@ -196,6 +211,52 @@ class Face : FaceSteps<Hessian> {
     }
   }
 
+  // Keeps an entry that vanished at zero while its row stays in the factor: with <a, step> what a step adds to the entry, the solution
+  // s_.rhs and all that come stay orthogonal to H^-1 a in the inner product of H, <., H^-1 a>_H = <., a>. Half the time of taking the row
+  // out of the factor and solving again. False, and nothing is kept, where there is no room, or where a depends on those before, so that
+  // what is left of H^-1 a beside them is rounding.
+  bool bind(index entry) {
+    if (n_bound_ == FaceScratch::max_bound || (stride_ + n_bound_ + 1) * stride_ > s_.max_free * s_.max_free) return false;
+    index i = 0;
+    while (entry >= c_.start[i + 1]) ++i;
+    const bool is_base = s_.base[i] == entry;
+    const auto in_a = [&](index f) { return s_.free[f] == entry || (is_base && s_.free_sample[f] == i); };
+    index first = 0, last = r_;
+    while (first < r_ && !in_a(first)) ++first;
+    while (last > first && !in_a(last - 1)) --last;
+    const auto along = [&](const double* direction) {
+      double total = 0;
+      for (index f = first; f < last; ++f) total += in_a(f) ? direction[f] : 0.0;
+      return total;
+    };
+    double* inverse = bound(n_bound_);
+    for (index f = 0; f < r_; ++f) inverse[f] = in_a(f);
+    solve_cholesky<Passes>(s_.reduced, r_, stride_, inverse, first);
+    const double whole = along(inverse);
+    for (index p = 0; p < n_bound_; ++p) {
+      const double* before = bound(p);
+      const double share = along(before);
+      for (index f = 0; f < r_; ++f) inverse[f] -= share * before[f];
+    }
+    const double square = along(inverse);
+    if (!(square > dependent_share * whole)) return false;
+    const double scale = 1 / std::sqrt(square);
+    for (index f = 0; f < r_; ++f) inverse[f] *= scale;
+    const double share = along(s_.rhs);
+    for (index f = 0; f < r_; ++f) s_.rhs[f] -= share * scale * inverse[f];
+    s_.vanished[n_bound_++] = entry;
+    return true;
+  }
+
+  // H^-1 a of a vanished entry, orthogonal to those before and of length one; behind the factor.
+  double* bound(index p) const { return s_.reduced + (stride_ + p) * stride_; }
+
+  // Takes the rows of entries that were only kept at zero out of the factor.
+  void leave_bound() {
+    for (index p = 0; p < n_bound_; ++p) leave(s_.vanished[p]);
+    n_bound_ = 0;
+  }
+
   // Takes an entry that vanished off the face and out of the factor.
   void leave(index entry) {
     index f = 0;
@@ -240,6 +301,23 @@ class Face : FaceSteps<Hessian> {
       s_.step[s_.free[f]] += reduced[f];
       s_.step[s_.base[s_.free_sample[f]]] -= reduced[f];
     }
+    if (n_bound_ > 0) keep_bound();
+  }
+
+  // Entries kept at zero get exactly that, and what rounding had given them the largest entry of the sample that moves: no sum changes,
+  // and the last positive entry of a sample stays.
+  void keep_bound() {
+    for (index p = 0; p < n_bound_; ++p) s_.step[s_.vanished[p]] = 0;
+    for (index i = 0; i < c_.n_samples; ++i) {
+      index largest = -1;
+      double total = 0;
+      for (index a = c_.start[i]; a < c_.start[i + 1]; ++a) {
+        if (s_.step[a] == 0) continue;
+        total += s_.step[a];
+        if (largest < 0 || x_[a] > x_[largest]) largest = a;
+      }
+      if (largest >= 0) s_.step[largest] -= total;
+    }
   }
 
   void move(double length, index vanishing) {
@@ -259,8 +337,13 @@ class Face : FaceSteps<Hessian> {
     }
   }
 
-  index r_ = 0;       // free entries on the face
+  // Of the square of H^-1 a, beside entries kept at zero: below, a depends on them. Far above the rounding of a factor whose pivots reach
+  // down to floor_.
+  static constexpr double dependent_share = 1e-6;
+
+  index r_ = 0;  // free entries on the face
   index n_frozen_ = 0;
+  index n_bound_ = 0;  // entries that vanished while their rows are still in the factor
   double floor_ = 0;  // smallest pivot of an independent row
   double slack_ = 0;  // gap per sample not worth a slide
   index stride_ = 0;  // of the reduced matrix

@@ -26,7 +26,10 @@ struct FaceScratch {
   double* rhs;       // (max_free)
   double* cosine;    // (max_free) rotations
   double* sine;      // (max_free)
+  index* vanished;   // (max_bound) entries at zero whose rows are still in the factor
   index max_free;
+
+  static constexpr index max_bound = 64;
 
   static FaceScratch take(Arena& arena, index n, index k, index max_candidates, index max_free) {
     FaceScratch s;
@@ -47,6 +50,7 @@ struct FaceScratch {
     s.rhs = arena.take<double>(max_free);
     s.cosine = arena.take<double>(max_free);
     s.sine = arena.take<double>(max_free);
+    s.vanished = arena.take<index>(max_bound);
     s.max_free = max_free;
     return s;
   }

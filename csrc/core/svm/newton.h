@@ -85,7 +85,7 @@ class NewtonStep {
       model.minimise(model_target, 8);
       set_direction(candidates);
       // state.w is free until the next evaluation.
-      if (!kinked.refine(s_.search.direction, state_.w, s_.q) || model.gap() <= model_target) break;
+      if (!kinked.refine(s_.search.direction, state_.w, s_.q) || model.gap() <= model_target || round + 1 == max_refinements) break;
       kinked.update();
     }
     s_.has_model = true;
