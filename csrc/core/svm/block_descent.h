@@ -1,7 +1,7 @@
 // Block-coordinate descent on the dual: one sample's simplex at a time, over the working set.
 //
 // Each step minimises a quadratic model whose block Hessian is the exact curvature of the active columns plus a share of the safe
-// bound L_i (every column that the step could activate). docs/method.md, 3.
+// bound L_i (every column that the step could activate). With lambda1 = 0 the bound is the curvature. docs/method.md, 3.
 #pragma once
 
 #include <cmath>
@@ -39,7 +39,7 @@ class BlockDescent {
         dual_(dual),
         s_(scratch),
         change_(reinterpret_cast<S*>(scratch.change)),
-        use_block_(task.k <= max_block_way),
+        use_block_(task.lambda1 > 0 && task.k <= max_block_way),
         inverse_(1 / (task.lambda2 * set.scale * set.scale)) {}
 
   // How much rounding may disturb a score, which the hinge compares with one.

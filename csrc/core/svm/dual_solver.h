@@ -121,7 +121,7 @@ class DualSolver {
       }
     }
     warm_ = arguments.init_dual != nullptr;
-    if (!warm_ && task_.lambda1 > 0) scale_start();
+    if (!warm_ && !by_gram()) scale_start();
   }
 
   // Uniform over the wrong classes is the right direction but too far: moves back towards the labels, Lambda = (1 - t) Y + t
