@@ -414,7 +414,7 @@ class DualSolver {
     arguments.gap[number] = finite ? state_.gap : nan;
     arguments.objective[number] = finite ? state_.objective : nan;
     arguments.n_iter[number] = iterations;
-    arguments.status[number] = static_cast<std::int8_t>(status);
+    arguments.status[number] = static_cast<std::int8_t>(status_of_written(arguments, task_, state_.gap, status));
   }
 
   Task<T> task_;
