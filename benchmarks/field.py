@@ -4,7 +4,7 @@ On scikit-learn's make_classification as in `benchmarks.sizes`, lambda2 = 1:
 
 - paths of 30 penalties down to ratio 0.03 of the largest of each loss (ours: of the bound): adelie's multinomial group lasso at
   its defaults, ours with the smoothed hinge (dual_reg = 1) at gap 1e-6 and with the exact hinge at gap 1e-4;
-- lambda1 = 0: LinearSVC(multi_class="crammer_singer") at its defaults, and ours at the gap that it reached;
+- lambda1 = 0: LinearSVC(multi_class="crammer_singer") at its defaults, and ours with `tol` the gap per sample that it reached;
 - the l1 multinomial logistic regression by saga at its defaults, at 0.1 of its largest penalty, and ours at ratio 0.1;
 - growth of one solve's time at ratio 0.3 with samples, features and classes: exponents fitted to all points, and a plot.
 

@@ -40,6 +40,14 @@ def test_thousands_of_samples_without_group_penalty(rng, n_features):
     assert sparsesvm.duality_gap(features, labels, dual=found.dual, lambda1=0.0, lambda2=1.0) <= 1.01e-6 * len(labels)
 
 
+@pytest.mark.parametrize("n_way", [2, 5])
+def test_sweeps_give_way_to_newton_steps_without_group_penalty(rng, n_way):
+    """Classes without a pattern, where sweeps alone take twice as many steps and more."""
+    features, labels = torch.from_numpy(rng.normal(size=(2100, 2200))), torch.from_numpy(rng.integers(0, n_way, 2100))
+    found = sparsesvm.solve(features, labels, lambda1=0.0, lambda2=1.0, tol=1e-9, max_iter=12, on_failure="raise")
+    assert sparsesvm.duality_gap(features, labels, found.weights, dual=found.dual, lambda1=0.0, lambda2=1.0) <= 1.01e-9 * 2100
+
+
 def test_a_factor_that_serves_several_steps_stays_with_its_task(rng):
     """So large that Newton steps solve by conjugate gradients with the last factor: a task is the same after another one."""
     features = torch.from_numpy(rng.normal(size=(2, 520, 700)))

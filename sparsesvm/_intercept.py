@@ -76,8 +76,8 @@ def path(
         ridge = _ops.per_task(lambda2, features)
         if group_weight is not None:
             group_weight = group_weight.expand(*features.shape[:-2], -1)
-        along = _path.along(features, labels, sample_weight.double(), penalties, ridge, arguments, group_weight)
-        found = _path.stack(along)
+        problem = _path.Problem(features, labels, sample_weight.double(), ridge, arguments, group_weight)
+        found = _path.stack(_path.along(problem, penalties))
         return split(found, m, size) if intercept else (found, None)
 
 

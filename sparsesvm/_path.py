@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -11,25 +13,33 @@ from sparsesvm.results import Solution
 _MARGIN = 1e-4  # of the penalty, beyond the rounding of correlations in single precision
 
 
-def along(
-    features: Tensor,
-    labels: Tensor,
-    sample_weight: Tensor,
-    penalties: Tensor,
-    lambda2: Tensor,
-    options: _autograd.Options,
-    group_weight: Tensor | None = None,
-    task_way: Tensor | None = None,
-) -> list[Solution]:
-    """Of tensors as `_autograd.apply` takes them, for penalties (n_lambdas, ...) of any number of tasks."""
-    tensors = (features, labels, sample_weight, penalties, lambda2)
-    if features.dim() == 2 and features.layout == torch.strided and not features.is_cuda and _autograd.are_plain(*tensors):
-        return _screened(*tensors, options, group_weight)
+class Problem(NamedTuple):
+    """What the solutions of a path share, as `_autograd.apply` takes it, of any number of tasks."""
+
+    features: Tensor
+    labels: Tensor
+    sample_weight: Tensor
+    lambda2: Tensor
+    options: _autograd.Options
+    group_weight: Tensor | None = None
+    task_way: Tensor | None = None
+
+    def solve(self, penalty: Tensor, dual: Tensor | None, weights: Tensor | None) -> Solution:
+        """From a dual and weights, or none."""
+        tensors = (self.features, self.labels, self.sample_weight, penalty, self.lambda2)
+        return Solution(*_autograd.apply(*tensors, dual, weights, self.group_weight, self.task_way, self.options))
+
+
+def along(problem: Problem, penalties: Tensor) -> list[Solution]:
+    """For penalties (n_lambdas, ...)."""
+    features = problem.features
+    plain = _autograd.are_plain(features, problem.labels, problem.sample_weight, penalties, problem.lambda2)
+    if features.dim() == 2 and features.layout == torch.strided and not features.is_cuda and plain:
+        return _screened(problem, penalties)
     solutions: list[Solution] = []
     dual = weights = None
     for penalty in penalties:
-        arguments = (features, labels, sample_weight, penalty, lambda2, dual, weights, group_weight, task_way)
-        solutions.append(Solution(*_autograd.apply(*arguments, options)))
+        solutions.append(problem.solve(penalty, dual, weights))
         dual, weights = solutions[-1].dual.double(), solutions[-1].weights
     return solutions
 
@@ -39,26 +49,19 @@ def stack(solutions: list[Solution]) -> Solution:
     return Solution(*(torch.stack(field) for field in zip(*solutions, strict=True)))
 
 
-def _screened(
-    features: Tensor,
-    labels: Tensor,
-    sample_weight: Tensor,
-    penalties: Tensor,
-    lambda2: Tensor,
-    options: _autograd.Options,
-    group_weight: Tensor | None,
-) -> list[Solution]:
+def _screened(problem: Problem, penalties: Tensor) -> list[Solution]:
     """Of one task, each on the groups that may be in use: by the sequential strong rule (Tibshirani et al. 2012) those whose
     correlation with the residual before is at least 2 lambda1 - (lambda1 before).
 
     A group has weights iff its correlation exceeds lambda1. So the dual found shows whether others have any; these are taken in
     until there are none, and the certificate is that of all features. Not for batches: there a task would depend on the others.
     """
-    is_class = _checks.one_hot(labels, options.n_way).double()
+    features, options = problem.features, problem.options
+    is_class = _checks.one_hot(problem.labels, options.n_way).double()
 
     def correlations(dual: Tensor) -> Tensor:
-        residual = (sample_weight.unsqueeze(-1) * (is_class - dual)).to(features.dtype)
-        return _lambda1_max.correlation_norms(residual, features, options.group_size, group_weight)
+        residual = (problem.sample_weight.unsqueeze(-1) * (is_class - dual)).to(features.dtype)
+        return _lambda1_max.correlation_norms(residual, features, options.group_size, problem.group_weight)
 
     solutions: list[Solution] = []
     dual = weights = None
@@ -70,7 +73,7 @@ def _screened(
         while True:
             if 2 * int(used.sum()) > len(used):
                 used = torch.ones_like(used)
-            solution = _solve_on(used, features, labels, sample_weight, penalty, lambda2, dual, weights, options, group_weight)
+            solution = _solve_on(used, problem, penalty, dual, weights)
             dual, weights = solution.dual.double(), solution.weights
             norm = correlations(dual)
             missed = ~used & ~(norm <= (1 - _MARGIN) * penalty)  # or not a number, which the solver is to see
@@ -82,26 +85,15 @@ def _screened(
     return solutions
 
 
-def _solve_on(
-    used: Tensor,
-    features: Tensor,
-    labels: Tensor,
-    sample_weight: Tensor,
-    penalty: Tensor,
-    lambda2: Tensor,
-    dual: Tensor | None,
-    weights: Tensor | None,
-    options: _autograd.Options,
-    group_weight: Tensor | None,
-) -> Solution:
+def _solve_on(used: Tensor, problem: Problem, penalty: Tensor, dual: Tensor | None, weights: Tensor | None) -> Solution:
     """The solution on the groups `used`, with zero weights for the others."""
-    tensors = (labels, sample_weight, penalty, lambda2, dual)
     if used.all():
-        return Solution(*_autograd.apply(features, *tensors, weights, group_weight, None, options))
+        return problem.solve(penalty, dual, weights)
+    features, group_weight, options = problem.features, problem.group_weight, problem.options
     columns = used.repeat_interleave(options.group_size).nonzero().squeeze(1)
     start = None if weights is None else weights[:, columns]
     factors = None if group_weight is None else group_weight[used]
-    part = Solution(*_autograd.apply(features[:, columns], *tensors, start, factors, None, options))
+    part = problem._replace(features=features[:, columns], group_weight=factors).solve(penalty, dual, start)
     every = part.weights.new_zeros(options.n_way, features.shape[1]).index_copy(1, columns, part.weights)
     active = torch.zeros_like(used)
     active[used] = part.active

@@ -365,8 +365,8 @@ def regularization_path(
         if features.element_size() < 4:
             features = features.float()
         labels = _checks.class_numbers(labels, sample_weight)
-        tensors = (features, labels, _weight(labels, sample_weight), penalties, _ops.per_task(lambda2, features))
-        solutions = _path.along(*tensors, options, group_weight, task_way)
+        tensors = (features, labels, _weight(labels, sample_weight), _ops.per_task(lambda2, features))
+        solutions = _path.along(_path.Problem(*tensors, options, group_weight, task_way), penalties)
         if on_failure == "warn":
             _report_no_features(solutions[-1], ratios[-1], penalties[-1])
     return RegularizationPath(penalties, _path.stack(solutions))

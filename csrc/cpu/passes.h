@@ -241,8 +241,8 @@ struct Passes {
   //   block[a * k + b] += sum_j (1 - factor_j) / norm_j^2 f_j^2 V_aj V_bj, b <= a, over active columns, for a and b among `used`
   //   straight         += sum_j factor_j f_j^2
   //   safe             += sum_j f_j^2 over the columns with norm_j + reach |f_j| > threshold_j
-  // The number of classes is a template argument where it is small, so that the accumulators stay in registers, and all are used;
-  // Classes = 0 reads k.
+  // The number of classes is a template argument where it is small, so that the accumulators stay in registers, and all or none
+  // are used; Classes = 0 reads k.
   // Columns are padded with zeros to whole vectors, which change nothing.
   // Threshold: `const S*`, or SameThreshold<S>, which needs no reading.
   template <int Classes, typename S, class Threshold>
@@ -312,6 +312,7 @@ struct Passes {
           row[a] = N::read(columns + a * stride + j);
           score[a] += weight * row[a];
         }
+        if (n_used == 0) continue;
         for (int a = 0; a < Classes; ++a) {
           const auto turned = turn * row[a];
           for (int b = 0; b <= a; ++b) curvature[a * (a + 1) / 2 + b] += turned * row[b];
@@ -319,7 +320,7 @@ struct Passes {
       }
       for (int a = 0; a < Classes; ++a) {
         scores[a] += N::total(score[a]);
-        for (int b = 0; b <= a; ++b) block[a * Classes + b] += N::total(curvature[a * (a + 1) / 2 + b]);
+        for (int b = 0; n_used > 0 && b <= a; ++b) block[a * Classes + b] += N::total(curvature[a * (a + 1) / 2 + b]);
       }
     } else {
       for (index a = 0; a < k; a += 4) {

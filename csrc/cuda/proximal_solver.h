@@ -325,6 +325,7 @@ class ProximalSolver {
   SPARSESVM_HD void write(const SolveArguments<T>& arguments, index number, Status status, int iterations) {
     const double objective = write_best_weights(*this, status != Status::non_finite);
     const bool any = put_best_dual(team_, w_, objective);
+    status = status_of_written(arguments, task_, gap(), status);
     const bool unique = task_.lambda2 > 0 || status != Status::converged || !any;
     write_outputs(team_, w_, arguments, number, unique ? status : Status::not_unique, iterations);
   }

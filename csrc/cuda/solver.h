@@ -272,7 +272,7 @@ class Solver {
       certify(team_, task_, state_);
     }
     for (int b = team_rank(team_); b < task_.n_groups; b += team_size(team_)) w_.model.on[b] = state_.norm[b] > task_.threshold(b);
-    write_outputs(team_, w_, arguments, number, status, iterations);
+    write_outputs(team_, w_, arguments, number, status_of_written(arguments, task_, state_.gap, status), iterations);
   }
 
   Team team_;

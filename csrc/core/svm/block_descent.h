@@ -1,7 +1,7 @@
 // Block-coordinate descent on the dual: one sample's simplex at a time, over the working set.
 //
 // Each step minimises a quadratic model whose block Hessian is the exact curvature of the active columns plus a share of the safe
-// bound L_i (every column that the step could activate). docs/method.md, 3.
+// bound L_i (every column that the step could activate). With lambda1 = 0 the bound is the curvature. docs/method.md, 3.
 #pragma once
 
 #include <cmath>
@@ -69,7 +69,8 @@ class BlockDescent {
     for (index l = 0; l < k; ++l) s_.scores[l] = 0;
     for (index e = 0; e < k * k; ++e) s_.block[e] = 0;
     n_used_ = 0;
-    for (index l = 0; l < k && (k <= max_block_way || loose_); ++l) {
+    const bool curved = task_.lambda1 > 0 && (k <= max_block_way || loose_);
+    for (index l = 0; curved && l < k; ++l) {
       if (k <= max_whole_way || dual_[i * k + l] > 0) s_.used[n_used_++] = l;
     }
     double straight = 0, safe = 0;

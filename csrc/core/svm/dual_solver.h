@@ -121,7 +121,7 @@ class DualSolver {
       }
     }
     warm_ = arguments.init_dual != nullptr;
-    if (!warm_ && task_.lambda1 > 0) scale_start();
+    if (!warm_ && !by_gram()) scale_start();
   }
 
   // Uniform over the wrong classes is the right direction but too far: moves back towards the labels, Lambda = (1 - t) Y + t
@@ -414,7 +414,7 @@ class DualSolver {
     arguments.gap[number] = finite ? state_.gap : nan;
     arguments.objective[number] = finite ? state_.objective : nan;
     arguments.n_iter[number] = iterations;
-    arguments.status[number] = static_cast<std::int8_t>(status);
+    arguments.status[number] = static_cast<std::int8_t>(status_of_written(arguments, task_, state_.gap, status));
   }
 
   Task<T> task_;

@@ -47,6 +47,14 @@ struct SolveArguments {
   std::uint8_t* active;    // out (n_tasks, n_features / group_size)
 };
 
+// How a solve ended of which a solution of this gap is written. That may be better than the last iterate, no weights for instance.
+template <typename T, class Task>
+SPARSESVM_HD Status status_of_written(const SolveArguments<T>& arguments, const Task& task, double gap, Status end) {
+  const bool unfinished = end == Status::max_iter || end == Status::stalled;
+  if (!unfinished || !(gap <= arguments.tol * task.total_weight)) return end;
+  return arguments.identify && task.lambda2 > 0 ? Status::not_identified : Status::converged;
+}
+
 // The solution at which the derivatives are taken.
 template <typename T>
 struct SolutionView {

@@ -127,6 +127,7 @@ class ProximalSolver {
       for (index l = 0; l < k_; ++l) dual[task_->sample[i] * row + l] = static_cast<T>(state_.best_p[i * k_ + l]);
     }
     if (finite) state_.best_primal = objective;
+    status = status_of_written(arguments, *task_, state_.gap(), status);
     arguments.gap[number] = finite ? state_.gap() : nan;
     arguments.objective[number] = objective;
     arguments.n_iter[number] = iterations;
