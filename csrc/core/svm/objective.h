@@ -15,28 +15,26 @@ struct SampleValue {
   double gap;   // its share of the duality gap, per unit of weight
 };
 
-// The class whose dual gradient is the smallest, the worst violation; the sample's own wins ties.
-SPARSESVM_HD inline index worst_class(const double* scores, index label, index k) {
-  index worst = label;
-  double low = 1 - scores[label];
-  for (index l = 0; l < k; ++l) {
+// The smallest dual gradient of a class, the worst violation.
+SPARSESVM_HD inline double smallest_gradient(const double* scores, index label, index k) {
+  double low = (label == 0) - scores[0];
+  for (index l = 1; l < k; ++l) {
     const double g = (label == l) - scores[l];
-    if (!(g < low)) continue;
-    low = g;
-    worst = l;
+    low = g < low ? g : low;
   }
-  return worst;
+  return low;
 }
 
 // The probability vector that maximises a sample's term of the dual at the given scores: the vertex of the worst violation, or with
-// smoothing (dual_reg / lambda2) a projection.
+// smoothing (dual_reg / lambda2) a projection. The sample's own class wins ties.
 SPARSESVM_HD inline void best_response(const double* scores, index label, index k, double smoothing, double* out) {
-  const index worst = worst_class(scores, label, k);
+  const double low = smallest_gradient(scores, label, k);
   if (smoothing == 0) {
+    index worst = label;
+    for (index l = 0; l < k && 1 - scores[label] > low; ++l) worst = (label == l) - scores[l] == low ? l : worst;
     for (index l = 0; l < k; ++l) out[l] = l == worst;
     return;
   }
-  const double low = (label == worst) - scores[worst];
   // From the smallest, which changes no projection: a quotient that leaves the range of numbers is then that of a class without share.
   for (index l = 0; l < k; ++l) out[l] = (label == l) - ((label == l) - scores[l] - low) / smoothing;
   project_simplex(out, k, 1.0);
@@ -46,8 +44,7 @@ SPARSESVM_HD inline void best_response(const double* scores, index label, index 
 SPARSESVM_HD inline SampleValue sample_value(const double* scores, const double* dual, index label, index k, double smoothing,
                                             double* scratch) {
   if (smoothing == 0) {
-    const index worst = worst_class(scores, label, k);
-    const double low = (label == worst) - scores[worst];
+    const double low = smallest_gradient(scores, label, k);
     double gap = 0;
     for (index l = 0; l < k; ++l) gap += dual[l] * ((label == l) - scores[l] - low);
     return {1 - scores[label] - low, gap};
