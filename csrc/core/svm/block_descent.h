@@ -45,8 +45,9 @@ class BlockDescent {
   // How much rounding may disturb a score, which the hinge compares with one.
   double noise() const { return (sizeof(S) == 4 ? 6e-8 : 1e-16) * set_.largest_row_sum * inverse_; }
 
-  // One pass over the samples, backward on odd passes.
-  void sweep(index pass) {
+  // One pass over the samples, backward on odd passes; returns by how much their models say that the objective of the dual gained.
+  double sweep(index pass) {
+    gain_ = 0;
     for (index step = 0; step < task_.n; ++step) {
       const index i = pass % 2 == 0 ? step : task_.n - 1 - step;
       Passes::pause(set_.stride * task_.k);
@@ -54,6 +55,7 @@ class BlockDescent {
       const bool moved = update_sample(i);
       pending_ = moved ? set_.features + i * set_.stride : nullptr;
     }
+    return gain_;
   }
 
  private:
@@ -151,7 +153,7 @@ class BlockDescent {
       largest = std::fabs(s_.scores[l]) > largest ? std::fabs(s_.scores[l]) : largest;
       s_.delta[l] = -x[l];
     }
-    descend_simplex(s_.block, k, x, s_.scores, k, 1e-14 * largest);
+    gain_ += descend_simplex(s_.block, k, x, s_.scores, k, 1e-14 * largest);
     bool moved = false;
     for (index l = 0; l < k; ++l) {
       s_.delta[l] += x[l];
@@ -167,6 +169,7 @@ class BlockDescent {
   BlockScratch& s_;
   S* change_;
   bool use_block_;
+  double gain_ = 0;             // of the sweep
   double inverse_;              // 1 / lambda2 in the units of the working set
   const S* pending_ = nullptr;  // features of the sample whose change V does not yet hold
 };
