@@ -214,6 +214,9 @@ class _ByPosition(inspect.Signature):
 vars(Solve.forward)["__signature__"] = _ByPosition.from_callable(Solve.forward)
 
 
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+
+
 def are_plain(*tensors: Tensor | None) -> bool:
     """Whether the values can be read at the addresses and nothing else: torch's dispatcher, which costs more than solving a
     small task, may then be passed by.
@@ -223,14 +226,21 @@ def are_plain(*tensors: Tensor | None) -> bool:
     """
     if torch.compiler.is_compiling():
         return False
+    may_have_tangents = True
     try:
-        return all(
-            type(t) in (Tensor, torch.nn.Parameter) and t.data_ptr() and not t.is_neg() and unpack_dual(t).tangent is None
-            for t in tensors
-            if t is not None
-        )
+        for t in tensors:
+            if t is None:
+                continue
+            if type(t) not in _PLAIN_TYPES or not t.data_ptr() or t.is_neg():
+                return False
+            if may_have_tangents:
+                primal, tangent = unpack_dual(t)
+                if tangent is not None:
+                    return False
+                may_have_tangents = primal is not t  # outside of forward mode it is the tensor itself
     except RuntimeError:  # data_ptr() of a mapped tensor
         return False
+    return True
 
 
 def apply(

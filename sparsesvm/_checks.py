@@ -399,7 +399,7 @@ def _check_same(
 
 
 def _check_range(name: str, low: float, high: float, positive: bool) -> None:
-    if not math.isfinite(low) or not math.isfinite(high) or low < 0 or (positive and low == 0):
+    if not 0 <= low <= high < math.inf or (positive and low == 0):
         required = "positive and finite" if positive else ">= 0 and finite"
         got = low if not math.isfinite(low) or low <= 0 else high
         raise ValueError(f"{name} must be {required}; got {got}")

@@ -26,8 +26,9 @@ def scores(features: Tensor, weights: Tensor, mean: Tensor | None, each: bool) -
 
 def length(features: Tensor) -> Tensor:
     """Length of each sample, (..., n, 1); one for a sample of zeros, which stays so."""
-    norm: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    return torch.where(norm > 0, norm, 1.0)
+    # Not a norm, whose derivative masks all of the features.
+    total = torch.linalg.vecdot(features, features).unsqueeze(-1)
+    return torch.where(total > 0, total, 1.0).sqrt()
 
 
 def square(features: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ class ScoresInPlace(Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weights: Tensor, mean: Tensor, distance: Tensor | None) -> Tensor:
         found: Tensor = (features @ weights.flatten(1, 2).mT).unflatten(-1, weights.shape[1:3])
-        found -= (weights @ mean.unsqueeze(-1)).squeeze(-1).unsqueeze(1)
+        found -= (mean.unsqueeze(2) @ weights.mT).movedim(2, 1)
         if distance is not None:
             found /= distance.unsqueeze(-1)
         ctx.save_for_backward(features, weights, mean, distance, found)

@@ -151,16 +151,18 @@ class SparseSVMHead(FewShotHead):
         solution, bias = self._solve(first, labels, ways, sample_weight, lambda2, **self._group_penalty())
         weights = solution.weights
         if self.refit:
-            active = self._select(solution)
+            active, candidates = self._select(solution)
             # A zero column has zero weights at any lambda1, and the product stops its gradient.
-            selected = features * active.repeat_interleave(self.group_size, -1).unsqueeze(-2)
             if self.refit == "ridge":
                 solution = solution._replace(active=active)
                 penalty = self._ridge_penalty(labels, ways, sample_weight)
+                columns = None if candidates is None else _columns(candidates, self.group_size)
+                selected = _take(features, columns) * _take(self._on(active), columns)
                 weights = ridge_weights(selected, labels, n_way, sample_weight, penalty, "dual_reg", task_way)
+                weights = _put_back(weights, columns, features.shape[-1])
             else:
                 again = {"lambda1": 0.0, "init_dual": solution.dual}
-                solution, bias = self._solve(selected, labels, ways, sample_weight, lambda2, **again)
+                solution, bias = self._solve(features * self._on(active), labels, ways, sample_weight, lambda2, **again)
                 weights = solution.weights
         self.last_solution = Solution(*(field.detach() for field in solution)) if _outlives_the_call(solution.n_iter) else None
         return weights, bias
@@ -190,14 +192,19 @@ class SparseSVMHead(FewShotHead):
         total = sample_weight.sum(-1)[..., None, None]
         return self.dual_reg * n_way / torch.where(total > 0, total, 1.0)
 
-    def _select(self, solution: Solution) -> Tensor:
-        """The groups to refit on, (..., n_groups): the active ones, or the `max_active` share with the largest weight norms."""
+    def _select(self, solution: Solution) -> tuple[Tensor, Tensor | None]:
+        """The groups to refit on, (..., n_groups): the active ones, or the `max_active` share with the largest weight norms; and
+        the numbers of these, (..., most), None where all may be used."""
         most = max(1, math.floor(self.max_active * solution.active.shape[-1] + 1e-9))
         if most == solution.active.shape[-1]:
-            return solution.active
+            return solution.active, None
         norm = reference.group_norms(solution.weights.detach(), self.group_size)
-        largest = torch.zeros_like(solution.active).scatter(-1, norm.topk(most, -1, sorted=False).indices, True)
-        return solution.active & largest
+        largest = norm.topk(most, -1, sorted=False).indices.sort(-1).values
+        return solution.active & torch.zeros_like(solution.active).scatter(-1, largest, True), largest
+
+    def _on(self, active: Tensor) -> Tensor:
+        """The features of active groups, (..., 1, n_features)."""
+        return active.repeat_interleave(self.group_size, -1).unsqueeze(-2)
 
     def _solve(
         self,
@@ -248,6 +255,22 @@ def _are_equal(share: Tensor) -> bool:
     """Whether classes of samples have equal totals; not if it cannot be seen without waiting."""
     extremes = _checks._extremes(torch.where(share > 0, share, 1.0))
     return extremes == (1.0, 1.0)
+
+
+def _columns(groups: Tensor, group_size: int) -> Tensor:
+    """Of features, (..., 1, columns)."""
+    return (groups.unsqueeze(-1) * group_size + torch.arange(group_size, device=groups.device)).flatten(-2).unsqueeze(-2)
+
+
+def _take(rows: Tensor, columns: Tensor | None) -> Tensor:
+    return rows if columns is None else rows.gather(-1, columns.expand(*rows.shape[:-1], -1))
+
+
+def _put_back(rows: Tensor, columns: Tensor | None, n_features: int) -> Tensor:
+    """Among zeros."""
+    if columns is None:
+        return rows
+    return rows.new_zeros((*rows.shape[:-1], n_features)).scatter(-1, columns.expand(rows.shape), rows)
 
 
 def _outlives_the_call(tensor: Tensor) -> bool:

@@ -61,9 +61,10 @@ SPARSESVM_HD inline void project_simplex(double* x, index k, double total) {
 // Lowers <q, d> + d'Hd / 2 over x + d in the simplex, moving mass between the most violating pair of entries (k x k matrix H, row
 // stride `stride`). Updates x and q = gradient at the new point. Exact line search per pair, so every step descends. Ends when no
 // violation q_l - min q with x_l > 0 exceeds `tolerance` or a tenth of the largest at the start: the rest of the problem will have
-// moved before this block's turn comes again, so more would be wasted.
-inline void descend_simplex(const double* hessian, index stride, double* x, double* q, index k, double tolerance) {
+// moved before this block's turn comes again, so more would be wasted. Returns by how much it lowered the model.
+inline double descend_simplex(const double* hessian, index stride, double* x, double* q, index k, double tolerance) {
   const index max_steps = 4 * k;
+  double gain = 0;
   for (index step = 0; step < max_steps; ++step) {
     index low = 0;
     for (index l = 1; l < k; ++l) low = q[l] < q[low] ? l : low;
@@ -73,25 +74,26 @@ inline void descend_simplex(const double* hessian, index stride, double* x, doub
       tolerance = 0.1 * worst > tolerance ? 0.1 * worst : tolerance;
     }
     index high = -1;
-    double best = 0;
-    double best_shift = 0;
+    double best = 0, best_shift = 0;
     for (index l = 0; l < k; ++l) {  // second-order choice: the donor whose exact step gains most
       const double slope = q[l] - q[low];
       if (x[l] <= 0 || !(slope > tolerance)) continue;
       const double curvature = hessian[l * stride + l] + hessian[low * stride + low] - 2 * hessian[l * stride + low];
       const double shift = slope < curvature * x[l] ? slope / curvature : x[l];
-      const double gain = shift * (slope - 0.5 * curvature * shift);
-      if (gain > best) {
-        best = gain;
+      const double decrease = shift * (slope - 0.5 * curvature * shift);
+      if (decrease > best) {
+        best = decrease;
         best_shift = shift;
         high = l;
       }
     }
-    if (high < 0) return;
+    if (high < 0) break;
+    gain += best;
     x[low] += best_shift;
     x[high] = best_shift < x[high] ? x[high] - best_shift : 0.0;
     for (index l = 0; l < k; ++l) q[l] += best_shift * (hessian[l * stride + low] - hessian[l * stride + high]);
   }
+  return gain;
 }
 
 SPARSESVM_END

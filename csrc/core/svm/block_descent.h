@@ -50,8 +50,9 @@ class BlockDescent {
   // How much rounding may disturb a score, which the hinge compares with one.
   double noise() const { return (sizeof(S) == 4 ? 6e-8 : 1e-16) * set_.largest_row_sum * inverse_; }
 
-  // One pass over the samples, backward on odd passes.
-  void sweep(index pass) {
+  // One pass over the samples, backward on odd passes; returns by how much their models say that the objective of the dual gained.
+  double sweep(index pass) {
+    gain_ = 0;
     for (index step = 0; step < task_.n; ++step) {
       const index i = pass % 2 == 0 ? step : task_.n - 1 - step;
       Passes::pause(set_.stride * task_.k);
@@ -59,6 +60,7 @@ class BlockDescent {
       const bool moved = update_sample(i);
       pending_ = moved ? set_.features + i * set_.stride : nullptr;
     }
+    return gain_;
   }
 
  private:
@@ -160,7 +162,7 @@ class BlockDescent {
       largest = std::fabs(s_.scores[l]) > largest ? std::fabs(s_.scores[l]) : largest;
       s_.delta[l] = -x[l];
     }
-    descend_simplex(s_.block, k, x, s_.scores, k, 1e-14 * largest);
+    gain_ += descend_simplex(s_.block, k, x, s_.scores, k, 1e-14 * largest);
     bool moved = false;
     for (index l = 0; l < k; ++l) {
       s_.delta[l] += x[l];
@@ -175,6 +177,7 @@ class BlockDescent {
   double* dual_;
   BlockScratch& s_;
   S* change_;
+  double gain_ = 0;             // of the sweep
   double inverse_;              // 1 / lambda2 in the units of the working set
   bool loose_ = false;          // the safe bound of the last sample is far above its curvature
   index n_used_ = 0;            // classes in the block Hessian of the sample

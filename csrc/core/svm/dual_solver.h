@@ -129,7 +129,7 @@ class DualSolver {
   // sum_i c_i - sum_G norm (t norm - lambda1_G)_+ / lambda2: decreasing and concave, so that Newton steps from t = 1 stay on the right
   // of its root.
   void scale_start() {
-    state_.evaluate(task_, state_.dual);
+    state_.find_weights(task_, state_.dual);
     double t = 1;
     for (int step = 0; step < 20; ++step) {
       double slope = 0, curvature = 0;
@@ -260,7 +260,8 @@ class DualSolver {
     const index candidates = by_gram() ? 0 : newton.count_candidates();
     if (sweeping_ && costs_.sweeps_pay(candidates)) {
       costs_.gap_before = state_.gap;
-      descend(Costs::max_sweeps);
+      // Where the hinge is smooth the gap after a sweep is some times what the sweep gained; else it may be any number of times that.
+      descend(Costs::max_sweeps, task_.smoothing > 0 ? 0.1 * target : 0.0);
     } else if (sweeping_ = false; newton.step(target, costs_.operator_pays(candidates), share)) {
       const double before = state_.gap;
       state_.certify(task_);
@@ -294,20 +295,21 @@ class DualSolver {
     return true;
   }
 
-  // Sweeps over the samples, in single precision while the gap is far above its rounding.
-  void descend(index sweeps) {
-    if (!descend_in<float>(sweeps)) descend_in<double>(sweeps);
+  // Sweeps over the samples, until one gains no more than `enough`; in single precision while the gap is far above its rounding.
+  void descend(index sweeps, double enough = 0) {
+    if (!descend_in<float>(sweeps, enough)) descend_in<double>(sweeps, enough);
     state_.evaluate(task_, state_.dual);
   }
 
   template <typename S>
-  bool descend_in(index sweeps) {
+  bool descend_in(index sweeps, double enough) {
     WorkingSet<S> set(set_);
     set.gather(task_, state_.v, state_.norm, 0.8);
     costs_.swept_groups = set.n_groups;
     BlockDescent<Passes, T, S> descent(task_, set, state_.dual, block_);
     if (sizeof(S) == 4 && !(state_.gap > 30 * descent.noise() * task_.total_weight)) return false;
-    for (index pass = 0; pass < sweeps; ++pass) descent.sweep(pass);
+    for (index pass = 0; pass < sweeps && descent.sweep(pass) > enough; ++pass) {
+    }
     return true;
   }
 
@@ -393,14 +395,9 @@ class DualSolver {
     const double nan = __builtin_nan("");
     T* weights = arguments.weights + number * batch.n_way * m;
     for (index b = 0; b < task_.n_groups; ++b) {
-      const bool on = state_.norm[b] > task_.threshold(b);
-      arguments.active[number * task_.n_groups + b] = finite && on;
-      for (index l = 0; l < k; ++l) {
-        for (index e = l * m + b * task_.group_size; e < l * m + (b + 1) * task_.group_size; ++e) {
-          weights[e] = static_cast<T>(finite ? state_.w[e] : nan);
-        }
-      }
+      arguments.active[number * task_.n_groups + b] = finite && state_.norm[b] > task_.threshold(b);
     }
+    for (index e = 0; e < k * m; ++e) weights[e] = static_cast<T>(finite ? state_.w[e] : nan);
     const index row = batch.n_way;
     T* dual = arguments.dual + number * batch.n_samples * row;
     write_absent(batch, number, task_.smoothing, state_.sample, dual, [&](index i, double* out) {

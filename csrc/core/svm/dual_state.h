@@ -38,8 +38,8 @@ struct DualState {
     return s;
   }
 
-  // From the dual to weights and scores; `point` is any n x k matrix, feasible or (for momentum) not.
-  void evaluate(const Task<T>& task, const double* point) {
+  // From the dual to weights; `point` is any n x k matrix, feasible or (for momentum) not.
+  void find_weights(const Task<T>& task, const double* point) {
     for (index i = 0; i < task.n; ++i) {
       for (index l = 0; l < task.k; ++l) {
         coefficients[i * task.k + l] = (task.label[i] == l ? task.weight[i] : 0.0) - point[i * task.k + l];
@@ -47,6 +47,11 @@ struct DualState {
     }
     Passes::combine_rows(task.rows, task.n, coefficients, task.k, task.m, v, task.m);
     link(task);
+  }
+
+  // To weights and scores.
+  void evaluate(const Task<T>& task, const double* point) {
+    find_weights(task, point);
     add_scores(task);
     for (index i = 0; i < task.n; ++i) {
       for (index l = 0; l < task.k; ++l) {
