@@ -214,8 +214,8 @@ FAULTS = (
     Fault(
         "heads",
         "sparsesvm/head.py",
-        "selected = features * active.repeat_interleave(self.group_size, -1).unsqueeze(-2)",
-        "selected = features",
+        "return active.repeat_interleave(self.group_size, -1).unsqueeze(-2)",
+        "return torch.ones_like(active).repeat_interleave(self.group_size, -1).unsqueeze(-2)",
         "a refit takes all features",
         ("head",),
     ),
