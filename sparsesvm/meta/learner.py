@@ -307,7 +307,7 @@ class MetaLearner(lightning.LightningModule):
         means = []
         for number, metric in sorted(self._accuracies.items()):
             name = names[number] if number < len(names) else str(number)
-            accuracy = metric.compute().double()  # of all processes
+            accuracy = metric.compute().flatten().double()  # of all processes; a single one comes without a dimension
             means.append(accuracy.mean())
             self.log(f"{stage}/{name}", accuracy.mean().float())
             self.log(f"{stage}/{name} ±", interval(accuracy.cpu()))
