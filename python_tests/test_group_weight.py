@@ -148,6 +148,17 @@ def test_a_weight_beyond_all_norms_leaves_the_group_out(rng):
     torch.testing.assert_close(found.weights[:, [0, 1, 2, *range(6, 12)]], expected.weights, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("lambda2", [1e-300, 1e-30])
+@pytest.mark.parametrize("max_iter", [0, 1, 2])
+def test_a_group_that_costs_nothing_and_hardly_any_ridge_leave_the_dual_feasible(max_iter, lambda2):
+    """The start on the dual then lies at the labels, but for rounding."""
+    features = torch.tensor([[-0.75, -2.375, -7.6875, -5.5], [-3.0625, 6.25, 0.3125, 1.3125], [4.4375, 7.0625, 4.8125, -6.6875]])
+    options = {"sample_weight": torch.tensor([1.96875, 5.125, 2.15625]), "max_iter": max_iter, "on_failure": "ignore"}
+    penalties = {"lambda1": 2.84375, "lambda2": lambda2, "group_weight": torch.tensor([1e-300, 0.5625], dtype=torch.float64)}
+    found = sparsesvm.solve(features.double(), torch.tensor([1, 3, 0]), n_way=4, group_size=2, **penalties, **options)
+    assert (found.dual >= 0).all()
+
+
 @pytest.mark.parametrize("lambda1", [0.0, 0.2])
 @pytest.mark.parametrize("dual_reg", [0.0, 0.5])
 @pytest.mark.parametrize("group_size", [1, 5])

@@ -62,6 +62,7 @@ SPARSESVM_HD SPARSESVM_NOINLINE void scale_start(Team team, const SolveWorkspace
   }
   team.sync_team();
   if (!(t < 1)) return;
+  t = fabs(t);  // its sign is rounding where thresholds and lambda2 are nothing beside the norms
   for (int e = team_rank(team); e < task.n * task.k; e += team_size(team)) {
     w.state.dual[e] = t * w.state.dual[e] + (1 - t) * task.one_hot(e / task.k, e % task.k) * task.weight[e / task.k];
   }

@@ -143,6 +143,7 @@ class DualSolver {
       t -= overshoot / curvature;
     }
     if (!(t < 1)) return;
+    t = std::fabs(t);  // its sign is rounding where thresholds and lambda2 are nothing beside the norms
     for (index i = 0; i < task_.n; ++i) {
       for (index l = 0; l < task_.k; ++l) {
         double& x = state_.dual[i * task_.k + l];
