@@ -70,6 +70,19 @@ def test_a_gap_in_small_parts_of_many_groups(rng, lambda2):
     assert certify(problem, found.weights.numpy(), found.dual.numpy()).confirms(1e-6)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(("ratio", "group_size"), [(0.05, 1), (0.3, 1), (0.3, 2)])
+def test_columns_that_repeat(rng, ratio, group_size, sparse):
+    """All copies pull alike, and more of them than a working set takes in at a time."""
+    labels = np.arange(600) % 3
+    features = np.tile(rng.standard_normal((600, 4)) + labels[:, None] * [1, 0, 0, 0], 50)
+    problem = Problem(features, labels, 3, 0.0, 1.0, np.ones(600), group_size)
+    problem = replace(problem, lambda1=ratio * uniform_bound(features, labels, 3, problem.sample_weight, group_size))
+    found = problem.solve(sparse=sparse, on_failure="raise")
+    assert found.active.any()
+    assert certify(problem, found.weights.numpy(), found.dual.numpy()).confirms(1e-6)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_nothing_is_left_of_groups_that_go(seed):
     """At the default tolerance the features in use are those of the exact solution, but for what is at the threshold."""

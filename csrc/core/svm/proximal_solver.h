@@ -262,14 +262,16 @@ class ProximalSolver {
       if (!any && excess_[b] > 0) ordered_[pulling++] = excess_[b];
     }
     const index allowed = used > Rules::small_set ? used : Rules::small_set;
-    double threshold = 0;
+    double least = 0;
     if (pulling > allowed) {
-      std::nth_element(ordered_, ordered_ + allowed, ordered_ + pulling, [](double left, double right) { return left > right; });
-      threshold = ordered_[allowed];
+      const index place = allowed - 1;
+      std::nth_element(ordered_, ordered_ + place, ordered_ + pulling, [](double left, double right) { return left > right; });
+      least = ordered_[place];
     }
+    // All that tie with the last one, as columns that repeat do: without them none might join.
     n_groups_ = 0;
     for (index b = 0; b < task_->n_groups; ++b) {
-      if (in_[b] || excess_[b] > threshold) group_[n_groups_++] = b;
+      if (in_[b] || (excess_[b] > 0 && excess_[b] >= least)) group_[n_groups_++] = b;
     }
     return total;
   }
