@@ -110,6 +110,18 @@ def test_nearly_collinear_features_converge(generator, n_samples, n_features, de
             sparse_regression(features.to(dtype), targets.to(dtype), lambda_ratio=ratio, on_failure="raise")
 
 
+@pytest.mark.parametrize("n_outputs", [1, 2])
+@pytest.mark.parametrize("ratio", [0.05, 0.5])
+def test_columns_that_repeat_share_the_weight(generator, ratio, n_outputs):
+    """With a ridge all copies are in use: more than a working set takes in at a time, beside others that pull alike and less."""
+    different = torch.randn(300, 4, generator=generator, dtype=torch.float64)
+    targets = different[:, :1] + 0.3 * different[:, 1:2] * torch.ones(n_outputs)
+    found = sparse_regression(different.repeat(1, 60), targets, lambda_ratio=ratio, lambda2=0.1, on_failure="raise")
+    copies = found.weights.unflatten(-1, (60, 4))
+    assert (copies[..., 0] != 0).all()
+    torch.testing.assert_close(copies, copies[..., :1, :].expand_as(copies), rtol=1e-6, atol=1e-9)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000),

@@ -138,8 +138,13 @@ class RegressionSolver {
       }
       (above > others ? low : top) = middle;
     }
-    // Ties with the largest count: some violator is always among them.
-    const index found = team.list(m, [score, low](index j) { return score[j] > low; }, working_ + n_active);
+    index* joining = working_ + n_active;
+    index found = team.list(m, [score, low](index j) { return score[j] > low; }, joining);
+    if (found > others) {
+      // Ties, of which the first fill the rest: some violator is always among those that join.
+      found = team.list(m, [score, top](index j) { return score[j] > top; }, joining);
+      found += team.list(m, [score, low, top](index j) { return score[j] > low && !(score[j] > top); }, joining + found);
+    }
     return n_active + (found < others ? found : others);
   }
 
