@@ -33,8 +33,8 @@ class Problem(NamedTuple):
 def along(problem: Problem, penalties: Tensor) -> list[Solution]:
     """For penalties (n_lambdas, ...)."""
     features = problem.features
-    plain = _autograd.are_plain(features, problem.labels, problem.sample_weight, penalties, problem.lambda2)
-    if features.dim() == 2 and features.layout == torch.strided and not features.is_cuda and plain:
+    tensors = (features, problem.labels, problem.sample_weight, penalties, problem.lambda2)
+    if features.dim() == 2 and features.layout == torch.strided and not features.is_cuda and _autograd.are_plain(*tensors):
         return _screened(problem, penalties)
     solutions: list[Solution] = []
     dual = weights = None

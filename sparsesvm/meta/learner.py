@@ -290,7 +290,9 @@ class MetaLearner(lightning.LightningModule):
 
     def validation_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         found = torch.cat([task_accuracy(logits, batch.query_labels[tasks]) for logits, tasks in self(batch)])
-        self._accuracies.setdefault(dataloader_idx, CatMetric().to(self.device)).update(found)
+        # NaN is kept: looking for it would wait for the device.
+        metric = self._accuracies.setdefault(dataloader_idx, CatMetric(nan_strategy="disable").to(self.device))
+        metric.update(found)
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.validation_step(batch, batch_idx, dataloader_idx)
